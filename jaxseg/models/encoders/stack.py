@@ -1,0 +1,81 @@
+"""The plain encoder: stages of convolutions with 2x2 max pooling between them."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import (
+    ConvBlock,
+    Dropout,
+    Dtype,
+    batch_norm,
+    run_stage,
+)
+from jaxseg.models.encoders.features import Features
+from jaxseg.ops.pooling import max_pool_argmax
+
+
+class ConvPoolStack(nn.Module):
+    """Stages of convolutions, each but perhaps the last closed by a 2x2 max pooling.
+
+    VGG16, SegNet-Basic's encoder and U-Net's contracting path are three choices of its
+    fields. Pooling is in ceil mode, so an image of any size passes: 45 rows become 23,
+    as in SegNet's own CamVid net. Level i has stride 2^i; where the last stage is
+    pooled too, that pooling alone is the deepest level.
+
+    Attributes:
+        widths: channels of each stage.
+        depths: convolutions in each stage.
+        kernel: side of the kernels, in cells.
+        norm: makes the normalisation after each convolution; None for none.
+        dropouts: rate of the dropout that ends each stage, after its pooling.
+        pool_last: whether the last stage is pooled too.
+        prepare: parameterless function of the image, before everything else.
+        remat: compute each stage's activations again for the gradient.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernel: int = 3
+    norm: Callable[..., nn.Module] | None = batch_norm
+    dropouts: tuple[float, ...] | None = None
+    pool_last: bool = True
+    prepare: Callable[[jax.Array], jax.Array] | None = None
+    remat: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> Features:
+        """Maps an image [B, H, W, C] to its levels, of strides 1, 2, 4, ..."""
+        x = image if self.prepare is None else self.prepare(image)
+        maps, pooled, places = [], [None], [None]
+        dropouts = self.dropouts or (0.0,) * len(self.widths)
+        stages = zip(self.widths, self.depths, dropouts, strict=True)
+        for i, (width, depth, rate) in enumerate(stages, start=1):
+            stage = ConvBlock(
+                (width,) * depth,
+                kernel=self.kernel,
+                norm=self.norm,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                axis_name=self.axis_name,
+                name=f"stage{i}",
+            )
+            x = run_stage(stage, x, train=train, remat=self.remat)
+            maps.append(x)
+            if i < len(self.widths) or self.pool_last:
+                x, place = max_pool_argmax(x)
+                pooled.append(x)
+                places.append(place)
+            x = Dropout(rate, axis_name=self.axis_name)(x, train=train)
+        if self.pool_last:
+            maps.append(x)
+        strides = tuple(2**i for i in range(len(maps)))
+        return Features(tuple(maps), tuple(pooled), tuple(places), strides)
