@@ -1,0 +1,251 @@
+"""The train and evaluation steps: pure functions that take and return everything.
+
+A step is written for the local part of a batch. Under `jit` on a mesh that is the whole
+batch and `axis_name` is None; under `pmap` and `shard_map` it is one device's part, and
+sums are taken over `axis_name`. The losses are the same either way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxseg.metrics import confusion_counts
+from jaxseg.ops.resize import resize_bilinear_to
+
+Batch = dict[str, jax.Array]
+Variables = dict[str, Any]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that one step hands to the next.
+
+    Attributes:
+        step: int32, steps taken so far.
+        params: the model's parameters.
+        batch_stats: running statistics of its BatchNorm layers.
+        opt_state: the optimiser's.
+        key: typed random key of the run; step k draws from `fold_in(key, k)`.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    key: jax.Array
+
+    @property
+    def variables(self) -> Variables:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Normalization(flax.struct.PyTreeNode):
+    """Takes uint8 pixels to what the model was trained on: `(x - mean) / std`.
+
+    Attributes:
+        mean: one value a channel (or one for all), in 0..255.
+        std: likewise.
+    """
+
+    mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
+    std: tuple[float, ...] = flax.struct.field(pytree_node=False)
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Maps uint8 [B, H, W, C] to float32 [B, H, W, C]."""
+        mean, std = (
+            jnp.broadcast_to(jnp.asarray(v, jnp.float32), image.shape[-1:])
+            for v in (self.mean, self.std)
+        )
+        shape = (1,) * (image.ndim - 1) + image.shape[-1:]
+        return (image.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """The state before the first step; parameters drawn from `key`.
+
+    Args:
+        model: the network.
+        optimizer: the optimiser.
+        key: typed random key.
+        image_shape: (H, W, C) of a training image.
+
+    Returns:
+        A `TrainState` at step 0.
+    """
+    init_key, run_key = jax.random.split(key)
+    image = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = model.init(init_key, image, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+        key=run_key,
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    normalization: Normalization,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of gradient descent.
+
+    The loss is a global mean: its sum and its denominator are added up over all devices
+    before they are divided, so that devices with many void pixels weigh less.
+
+    Args:
+        state: from `create_state` or the step before.
+        batch: `image` uint8 [B, H, W, C] and `label` uint8 [B, H, W], the local part.
+        model: the network.
+        optimizer: the optimiser.
+        loss_fn: (logits, label) -> (sum, denominator).
+        normalization: of the image.
+        axis_name: mapped axis of the batch, None under `jit`.
+
+    Returns:
+        The next state, and the scalars `loss` and `grad_norm`.
+    """
+
+    def compute_loss(params):
+        logits, changed = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            normalization(batch["image"]),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(state.key, state.step)},
+        )
+        total, denominator = _sum(loss_fn(logits, batch["label"]), axis_name)
+        return total / jnp.maximum(denominator, 1e-8), changed
+
+    (loss, changed), grads = jax.value_and_grad(compute_loss, has_aux=True)(
+        state.params
+    )
+    # psum inside the loss makes each device's gradient that of its own part times the
+    # number of devices, so the mean, not the sum, is the gradient of the global loss.
+    if axis_name is not None:
+        grads = lax.pmean(grads, axis_name)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=changed.get("batch_stats", {}),
+        opt_state=opt_state,
+    )
+    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+
+def predict_logits(
+    variables: Variables,
+    image: jax.Array,
+    *,
+    model: nn.Module,
+    normalization: Normalization,
+) -> jax.Array:
+    """Maps images, uint8 [B, H, W, C], to float32 logits [B, H, W, K], for inference."""
+    return model.apply(variables, normalization(image), train=False)
+
+
+def eval_step(
+    variables: Variables,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalization: Normalization,
+    num_classes: int,
+    resized: bool,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Scores one batch at the size of its labels.
+
+    Args:
+        variables: of the model.
+        batch: `image` uint8 [B, h, w, C], `label` uint8 [B, H, W] and `size` int32
+            [B, 2], the height and width of each label without its padding.
+        model: the network.
+        normalization: of the image.
+        num_classes: K.
+        resized: whether images were resized from their labels' size; the logits are
+            then resized back to it, bilinearly.
+        axis_name: mapped axis of the batch, None under `jit`.
+
+    Returns:
+        Predictions, uint8 [B, H, W], and the confusion counts of the whole batch, int32
+        [K, K], truth by prediction.
+    """
+    logits = predict_logits(
+        variables, batch["image"], model=model, normalization=normalization
+    )
+    if resized:
+        logits = resize_bilinear_to(logits, batch["size"], batch["label"].shape[1:3])
+    prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    counts = confusion_counts(prediction, batch["label"], num_classes)
+    return prediction, _sum(counts, axis_name)
+
+
+def batch_statistics(
+    variables: Variables,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalization: Normalization,
+    key: jax.Array,
+    axis_name: str | None = None,
+) -> Any:
+    """The BatchNorm statistics of one batch alone, without any running average.
+
+    Averaged over the training set they are the statistics that SegNet is evaluated
+    with. A layer with momentum m updates r to m r + (1 - m) s, which is affine in r:
+    from r = 0 and r = 1 both m and the batch's own s follow, whatever the layer's m.
+
+    Args:
+        variables: of the model.
+        batch: `image` uint8 [B, H, W, C], the local part.
+        model: the network.
+        normalization: of the image.
+        key: for the dropout of the pass.
+        axis_name: mapped axis of the batch, None under `jit`.
+
+    Returns:
+        A tree like `variables["batch_stats"]`.
+
+    Source: SegNet-Tutorial, compute_bn_statistics.py.
+    """
+    del axis_name  # the model itself averages over it
+    image = normalization(batch["image"])
+
+    def updated(value):
+        stats = jax.tree.map(
+            lambda x: jnp.full_like(x, value), variables["batch_stats"]
+        )
+        return model.apply(
+            {"params": variables["params"], "batch_stats": stats},
+            image,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )[1]["batch_stats"]
+
+    return jax.tree.map(
+        lambda zero, one: zero / (1 - (one - zero)), updated(0.0), updated(1.0)
+    )
+
+
+def _sum(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else lax.psum(tree, axis_name)
