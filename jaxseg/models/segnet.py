@@ -8,7 +8,6 @@ Kendall et al., https://arxiv.org/abs/1511.02680.
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock, Dtype, batch_norm, he_normal
