@@ -1,0 +1,310 @@
+"""Pooling with places and indices: by hand, and against PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxseg.ops import pooling
+
+# The 4x4 example of the literature: every window's maximum is its last pixel.
+EXAMPLE = jnp.float32([[1, 2, 1, 2], [3, 4, 3, 4], [1, 2, 1, 2], [3, 4, 3, 4]])
+
+
+def as_map(plane, dtype=jnp.float32):
+    return jnp.asarray(plane, dtype)[None, :, :, None]
+
+
+def plane(x):
+    return np.asarray(x[0, :, :, 0]).tolist()
+
+
+def random_map(shape, kind, dtype=jnp.float32):
+    """Distinct values, or values drawn from {-1, 0, 1} so that ties abound."""
+    rng = np.random.default_rng(sum(shape))
+    if kind == "tied":
+        return jnp.asarray(rng.integers(-1, 2, shape), dtype)
+    n = np.prod(shape)
+    return jnp.asarray(rng.permutation(n).reshape(shape) / n - 0.5, dtype)
+
+
+def test_example_pools_to_its_last_pixels():
+    maxima, places = pooling.max_pool_argmax(as_map(EXAMPLE))
+    assert plane(maxima) == [[4, 4], [4, 4]]
+    assert plane(places) == [[3, 3], [3, 3]]
+    assert places.dtype == jnp.uint8
+    indices = pooling.places_to_indices(places, (4, 4))
+    assert plane(indices) == [[5, 7], [13, 15]]
+    assert plane(pooling.max_pool_indices(as_map(EXAMPLE), 2)[1]) == plane(indices)
+
+
+def test_first_of_equals_wins_and_takes_the_whole_gradient():
+    x = as_map([[5, 5, 0, 7], [5, 5, 7, 7]])
+    for pool in (pooling.max_pool_argmax, lambda x: pooling.max_pool_indices(x, 2)):
+        grad = jax.grad(lambda x: (pool(x)[0] * as_map([[10, 20]])).sum())(x)  # noqa: B023
+        assert plane(grad) == [[10, 0, 0, 20], [0, 0, 0, 0]]
+
+
+def test_partial_windows_are_clipped_and_never_select_padding():
+    x = as_map([[-1, -2, -jnp.inf], [-3, -4, -jnp.inf], [-8, -7, -9]])
+    maxima, places = pooling.max_pool_argmax(x)
+    assert plane(maxima) == [[-1, -jnp.inf], [-7, -9]]
+    assert plane(places) == [[0, 0], [1, 0]]
+    back = pooling.max_unpool(maxima, places, (3, 3))
+    assert plane(back) == [[-1, 0, -jnp.inf], [0, 0, 0], [0, -7, -9]]
+    g = as_map([[1, 2], [3, 4]])
+    (grad,) = jax.vjp(lambda x: pooling.max_pool_argmax(x)[0], x)[1](g)
+    assert plane(grad) == [[1, 0, 2], [0, 0, 0], [0, 3, 4]]
+
+
+def test_unpooling_by_hand_with_gradient():
+    y, places = as_map([[1, 2]]), as_map([[2, 1]], jnp.uint8)
+    x, vjp = jax.vjp(lambda y: pooling.max_unpool(y, places), y)
+    assert plane(x) == [[0, 0, 0, 2], [1, 0, 0, 0]]
+    assert plane(vjp(as_map([[1, 2, 3, 4], [5, 6, 7, 8]]))[0]) == [[5, 4]]
+
+
+def test_nan_counts_as_greatest():
+    x = as_map([[1, jnp.nan], [jnp.nan, 2]])
+    maxima, places = pooling.max_pool_argmax(x)
+    assert jnp.isnan(maxima).all()
+    assert plane(places) == [[2]]
+    assert plane(pooling.max_pool_indices(x, 2)[1]) == [[2]]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_dtypes_are_kept(dtype):
+    maxima, places = pooling.max_pool_argmax(random_map((1, 5, 6, 2), "tied", dtype))
+    assert maxima.dtype == dtype
+    assert pooling.max_unpool(maxima, places, (5, 6)).dtype == dtype
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [(6, 10), (7, 9), (1, 1)])
+def test_pooling_what_was_unpooled_changes_nothing(window, size):
+    x = jnp.abs(random_map((2, *size, 3), "random")) + 1
+    maxima, places = pooling.max_pool_argmax(x, window)
+    back = pooling.max_unpool(maxima, places, size, window)
+    again = pooling.max_pool_argmax(back, window)
+    np.testing.assert_array_equal(again[0], maxima)
+    np.testing.assert_array_equal(again[1], places)
+    np.testing.assert_array_equal(back, jnp.where(back > 0, x, 0))
+
+
+@pytest.mark.parametrize("kind", ["random", "tied"])
+@pytest.mark.parametrize("size", [(8, 12), (9, 13), (5, 2)])
+@pytest.mark.parametrize("window", [2, 3])
+def test_fast_and_general_forms_agree(kind, size, window):
+    x = random_map((2, *size, 3), kind)
+    maxima, places = pooling.max_pool_argmax(x, window)
+    general, indices = pooling.max_pool_indices(x, window, ceil_mode=True)
+    np.testing.assert_array_equal(maxima, general)
+    np.testing.assert_array_equal(
+        pooling.places_to_indices(places, size, window), indices
+    )
+    np.testing.assert_array_equal(
+        pooling.indices_to_places(indices, size, window), places
+    )
+    np.testing.assert_array_equal(
+        pooling.max_unpool(maxima, places, size, window),
+        pooling.max_unpool_indices(maxima, indices, size),
+    )
+
+
+def test_second_derivatives_pass_through():
+    x = random_map((1, 5, 4, 2), "random")
+
+    def loss(x):
+        maxima, places = pooling.max_pool_argmax(x)
+        return (pooling.max_unpool(maxima**2, places, (5, 4)) ** 2).sum()
+
+    # d2/dx2 of max(x)**4 is 12 * max(x)**2 where the maximum stands, else 0.
+    ones = jnp.ones_like(x)
+    twice = jax.grad(lambda x: (jax.grad(loss)(x) * ones).sum())(x)
+    maxima, places = pooling.max_pool_argmax(x)
+    expected = pooling.max_unpool(12 * maxima**2, places, (5, 4))
+    np.testing.assert_allclose(twice, expected, rtol=1e-5)
+
+
+def test_vmap_equals_a_batch():
+    x = random_map((3, 5, 6, 2), "random")
+
+    def round_trip(x):
+        maxima, places = pooling.max_pool_argmax(x)
+        return pooling.max_unpool(maxima, places, (5, 6))
+
+    def squares(x):
+        return (round_trip(x) ** 2).sum()
+
+    grads = jax.vmap(jax.grad(squares))(x[:, None])
+    np.testing.assert_array_equal(grads[:, 0], jax.grad(squares)(x))
+
+
+@pytest.mark.parametrize("size", [(16, 6), (10, 6)])
+def test_sharded_over_space_equals_unsharded(size):
+    mesh = jax.make_mesh(
+        (2, 2), ("data", "space"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
+    sharding = NamedSharding(mesh, PartitionSpec("data", "space"))
+    x = random_map((2, *size, 3), "random")
+
+    @jax.jit
+    def value_and_grad(x):
+        def loss(x):
+            maxima, places = pooling.max_pool_argmax(x)
+            back = pooling.max_unpool(jnp.sin(maxima), places, size)
+            return (back * jnp.cos(x)).sum(), (back, places)
+
+        return jax.value_and_grad(loss, has_aux=True)(x)
+
+    whole = value_and_grad(x)
+    split = value_and_grad(jax.device_put(x, sharding))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        whole,
+        split,
+    )
+
+
+def test_default_path_neither_scatters_nor_gathers():
+    def loss(x):
+        maxima, places = pooling.max_pool_argmax(x)
+        return pooling.max_unpool(maxima, places, (7, 6)).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(jnp.ones((1, 7, 6, 2))).as_text()
+    for operation in ("scatter", "gather", "reduce_window", "sort"):
+        assert operation not in text
+
+
+# --- PyTorch --------------------------------------------------------------------------
+
+
+def to_torch(torch, x, requires_grad=False):
+    kind = torch.bfloat16 if x.dtype == jnp.bfloat16 else torch.float32
+    array = np.asarray(x.astype(jnp.float32)).transpose(0, 3, 1, 2)
+    return torch.tensor(array, dtype=kind, requires_grad=requires_grad)
+
+
+def from_torch(x):
+    x = x.detach()
+    return (x.float() if x.is_floating_point() else x).numpy().transpose(0, 2, 3, 1)
+
+
+def equal(a, b):
+    np.testing.assert_array_equal(np.asarray(a.astype(jnp.float32)), from_torch(b))
+
+
+GEOMETRIES = [
+    dict(window=2),
+    dict(window=2, ceil_mode=True),
+    dict(window=3, ceil_mode=True),
+    dict(window=3, stride=2),
+    dict(window=3, stride=2, padding=1),
+    dict(window=3, stride=2, padding=1, ceil_mode=True),
+    dict(window=2, stride=1),
+    dict(window=2, stride=3, ceil_mode=True),
+    dict(window=3, stride=1, padding=1, dilation=2),
+    dict(window=(3, 2), stride=(2, 1), padding=(1, 0), ceil_mode=True),
+    dict(window=(2, 3), stride=(1, 3), dilation=(3, 1), padding=(1, 0)),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("size", [(8, 12), (9, 11)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("random", "float32"), ("tied", "float32"), ("tied", "bfloat16")],
+)
+def test_general_form_equals_pytorch(geometry, size, kind, dtype):
+    torch = pytest.importorskip("torch")
+    x = random_map((2, *size, 3), kind, jnp.dtype(dtype))
+    xt = to_torch(torch, x, requires_grad=True)
+    theirs = {"kernel_size" if k == "window" else k: v for k, v in geometry.items()}
+    yt, it = torch.nn.MaxPool2d(return_indices=True, **theirs)(xt)
+    (y, indices), vjp = jax.vjp(lambda x: pooling.max_pool_indices(x, **geometry), x)
+    equal(y, yt)
+    np.testing.assert_array_equal(indices, from_torch(it))
+
+    # Small whole numbers, so that sums over overlapping windows are exact.
+    g = random_map(y.shape, "tied", y.dtype)
+    yt.backward(to_torch(torch, g))
+    equal(vjp((g, np.zeros(indices.shape, jax.dtypes.float0)))[0], xt.grad)
+
+    vt = to_torch(torch, y, requires_grad=True)
+    # What MaxUnpool2d calls, without its check that output_size fits the window.
+    back = torch.ops.aten.max_unpool2d(vt, it, list(size))
+    ours, vjp = jax.vjp(lambda y: pooling.max_unpool_indices(y, indices, size), y)
+    equal(ours, back)
+    g = random_map(ours.shape, "random", y.dtype)
+    back.backward(to_torch(torch, g))
+    equal(vjp(g)[0], vt.grad)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 11), (1, 7)])
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("kind", ["random", "tied"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_fast_form_equals_pytorch(size, window, kind, dtype):
+    torch = pytest.importorskip("torch")
+    x = random_map((2, *size, 5), kind, dtype)
+    xt = to_torch(torch, x, requires_grad=True)
+    yt, it = torch.nn.functional.max_pool2d(
+        xt, window, ceil_mode=True, return_indices=True
+    )
+    (y, places), vjp = jax.vjp(lambda x: pooling.max_pool_argmax(x, window), x)
+    equal(y, yt)
+    np.testing.assert_array_equal(
+        pooling.places_to_indices(places, size, window), from_torch(it)
+    )
+    g = random_map(y.shape, "random", dtype)
+    yt.backward(to_torch(torch, g))
+    equal(vjp((g, np.zeros(places.shape, jax.dtypes.float0)))[0], xt.grad)
+
+    vt = to_torch(torch, g, requires_grad=True)
+    back = torch.nn.MaxUnpool2d(window)(vt, it, output_size=size)
+    ours, vjp = jax.vjp(lambda v: pooling.max_unpool(v, places, size, window), g)
+    equal(ours, back)
+    g = random_map(ours.shape, "random", dtype)
+    back.backward(to_torch(torch, g))
+    equal(vjp(g)[0], vt.grad)
+
+
+# --- errors ---------------------------------------------------------------------------
+
+
+def test_a_size_that_does_not_pool_to_the_map_names_those_that_do():
+    y, places = jnp.ones((1, 3, 4, 2)), jnp.zeros((1, 3, 4, 2), jnp.uint8)
+    with pytest.raises(ValueError, match=r"height 7 pools to 4.*give 5 to 6"):
+        pooling.max_unpool(y, places, (7, 8))
+    with pytest.raises(ValueError, match=r"width 9 pools to 5.*give 7 to 8"):
+        pooling.places_to_indices(places, (6, 9))
+
+
+def test_bad_shapes_are_named():
+    y = jnp.ones((1, 3, 4, 2))
+    with pytest.raises(ValueError, match=r"places has shape \(1, 2, 4, 2\)"):
+        pooling.max_unpool(y, jnp.zeros((1, 2, 4, 2), jnp.uint8))
+    with pytest.raises(ValueError, match=r"x\[None\]"):
+        pooling.max_pool_argmax(y[0])
+
+
+@pytest.mark.parametrize("window", [0, 17])
+def test_windows_that_uint8_cannot_count_are_refused(window):
+    with pytest.raises(ValueError, match="from 1 to 16"):
+        pooling.max_pool_argmax(jnp.ones((1, 32, 32, 1)), window)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "message"),
+    [
+        (dict(window=3, padding=2), "pad by at most 1"),
+        (dict(window=9), "does not fit into 4 pixels"),
+        (dict(window=0), "window is 0"),
+        (dict(window=2, stride=(1, 2, 3)), "stride is"),
+        (dict(window=2, stride=1, padding=1, dilation=5), "holds no pixel"),
+    ],
+)
+def test_impossible_geometry_is_refused(geometry, message):
+    with pytest.raises(ValueError, match=message):
+        pooling.max_pool_indices(jnp.ones((1, 4, 4, 1)), **geometry)
