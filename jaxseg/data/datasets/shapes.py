@@ -1,0 +1,176 @@
+"""Shapes: a data set that draws itself, so that everything runs with no download."""
+
+import zlib
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from jaxseg.data.datasets.builder import Example, SegmentationBuilder
+from jaxseg.data.images import IGNORE, encode_png
+
+CLASS_NAMES = ("ground", "disc", "ring", "square", "triangle", "cross")
+PALETTE = (
+    (112, 112, 112),
+    (220, 60, 50),
+    (240, 170, 40),
+    (60, 160, 70),
+    (50, 110, 210),
+    (150, 70, 180),
+)
+_SUPERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
+_TYPICAL_HUE = (None, 0, 28, 60, 105, 145)  # of 180, by class
+_SURE_HUE = 0.6  # the share of shapes whose hue tells their class
+
+
+class Shapes(SegmentationBuilder, skip_registration=True):
+    """Discs, rings, squares, triangles and crosses over textured ground.
+
+    Shapes vary in size, rotation, colour and brightness and cover one another; the
+    picture is noisy. Colour hints at the class but does not settle it: two shapes of
+    five have a hue drawn at random. A border of one pixel around every shape is void.
+    Each picture is a function of (seed, split, index) alone.
+
+    Args:
+      data_dir: where TFDS writes.
+      image_size: height and width in pixels.
+      train_examples: number of pictures in the split `train`.
+      val_examples: number of pictures in the split `val`.
+      seed: of the drawing.
+    """
+
+    name = "shapes"
+    class_names = CLASS_NAMES
+    palette = PALETTE
+
+    def __init__(
+        self,
+        *,
+        data_dir: str,
+        image_size: tuple[int, int] = (64, 64),
+        train_examples: int = 2000,
+        val_examples: int = 200,
+        seed: int = 0,
+    ):
+        self._size = (int(image_size[0]), int(image_size[1]))
+        if min(self._size) < 16:
+            raise ValueError(
+                f"shapes: image_size {self._size} is too small, shapes need 16 pixels"
+            )
+        self._count = {"train": train_examples, "val": val_examples}
+        self._seed = seed
+        super().__init__(data_dir=data_dir)
+
+    @property
+    def split_names(self):
+        """Names of the splits."""
+        return tuple(self._count)
+
+    def num_examples(self, split):
+        """Number of pictures of a split."""
+        return self._count[split]
+
+    def identity(self):
+        """The options."""
+        return {"size": self._size, "count": self._count, "seed": self._seed}
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """Draws the pictures of a split."""
+        for index in range(self._count[split]):
+            rng = np.random.default_rng([self._seed, zlib.crc32(split.encode()), index])
+            image, label = draw_shapes(rng, self._size)
+            yield Example(f"{split}_{index:06d}", encode_png(image), label)
+
+
+def draw_shapes(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one picture.
+
+    Args:
+      rng: all randomness comes from here.
+      size: height and width in pixels.
+
+    Returns:
+      image uint8 [H, W, 3] and label uint8 [H, W] (index into `CLASS_NAMES`, 255 on
+      the borders of shapes).
+    """
+    height, width = size
+    image = _ground(rng, size)
+    label = np.zeros(size, np.uint8)
+    # As many shapes to the area whatever the image's size: about one in 26 x 26 pixels.
+    crowd = max(1.0, height * width / 26**2)
+    for _ in range(rng.integers(max(2, round(0.6 * crowd)), round(1.2 * crowd) + 2)):
+        kind = int(rng.integers(1, len(CLASS_NAMES)))
+        radius = rng.uniform(7, 14) * min(1.0, min(size) / 32)
+        centre = rng.uniform((0, 0), (width, height))
+        cover = _cover(kind, size, centre, radius, rng.uniform(0, 2 * np.pi))
+        colour = _colour(rng, kind)
+        shade = colour * (1 + 0.15 * _smooth_noise(rng, size)[..., None])
+        image += cover[..., None] * (shade - image)
+        inside = (cover >= 0.5).astype(np.uint8)
+        label[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > 0] = IGNORE
+        label[inside > 0] = kind
+    image += rng.normal(0, rng.uniform(4, 14), image.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
+
+
+def _ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Two earthy colours mixed by smooth noise and faint stripes; float [H, W, 3]."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 12)
+    stripes = np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period)
+    mix = 0.5 + 0.4 * _smooth_noise(rng, size) + 0.15 * stripes
+    grey = rng.uniform(60, 190)
+    first, second = grey + rng.uniform(-35, 35, (2, 3))
+    return first + mix[..., None] * (second - first)
+
+
+def _smooth_noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Noise with features of about eight pixels, in -1..1; float [H, W]."""
+    coarse = rng.uniform(-1, 1, (size[0] // 8 + 2, size[1] // 8 + 2))
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _colour(rng: np.random.Generator, kind: int) -> np.ndarray:
+    sure = rng.uniform() < _SURE_HUE
+    hue = rng.normal(_TYPICAL_HUE[kind], 8) % 180 if sure else rng.uniform(0, 180)
+    hsv = np.uint8([[[hue, rng.uniform(110, 255), rng.uniform(120, 255)]]])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+
+
+def _cover(
+    kind: int,
+    size: tuple[int, int],
+    centre: np.ndarray,
+    radius: float,
+    angle: float,
+) -> np.ndarray:
+    """The share of each pixel that a shape covers, 0..1; float [H, W]."""
+    scale = _SUPERSAMPLING
+    canvas = np.zeros((size[0] * scale, size[1] * scale), np.uint8)
+    for outline, value in _outlines(kind, angle):
+        points = np.rint((centre + radius * outline) * scale).astype(np.int32)
+        cv2.fillPoly(canvas, [points], value)
+    return cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA) / 255.0
+
+
+def _outlines(kind: int, angle: float) -> list[tuple[np.ndarray, int]]:
+    """Polygons of a shape of radius one, to be filled in turn with 255 or 0."""
+    if kind == CLASS_NAMES.index("disc"):
+        return [(_polygon(48, angle), 255)]
+    if kind == CLASS_NAMES.index("ring"):
+        return [(_polygon(48, angle), 255), (0.55 * _polygon(48, angle), 0)]
+    if kind == CLASS_NAMES.index("square"):
+        return [(_polygon(4, angle), 255)]
+    if kind == CLASS_NAMES.index("triangle"):
+        return [(1.15 * _polygon(3, angle), 255)]
+    bar = np.array([[1, 0.3], [-1, 0.3], [-1, -0.3], [1, -0.3]])
+    upright = bar[:, ::-1]
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return [(bar @ turn, 255), (upright @ turn, 255)]
+
+
+def _polygon(corners: int, angle: float) -> np.ndarray:
+    turns = angle + 2 * np.pi * np.arange(corners) / corners
+    return np.stack([np.cos(turns), np.sin(turns)], axis=-1)
