@@ -82,6 +82,12 @@ def test_parts_add_up_whatever_their_share_of_void():
         np.testing.assert_allclose(divide(total, divisor), whole, rtol=1e-6)
 
 
+def test_small_weights_divide_as_any_others():
+    kwargs = {"denominator": "weights"}
+    small = loss(LOGITS, class_weights=WEIGHTS / 100, **kwargs)
+    np.testing.assert_allclose(small, loss(LOGITS, class_weights=WEIGHTS, **kwargs))
+
+
 def test_another_ignore_index():
     label = jnp.array([1, 0, -1], jnp.int32)
     assert loss(LOGITS, label, ignore_index=-1) == loss(LOGITS)
