@@ -65,17 +65,20 @@ class Checkpoints:
         """Steps of the whole checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, data: dict, miou: float | None = None) -> None:
+    def save(
+        self, step: int, state: TrainState, data: dict, miou: float | None = None
+    ) -> None:
         """Saves the state after a step; returns while the files are being written.
 
         Args:
+            step: number of steps taken.
             state: after the step.
             data: position in the training data, as JSON.
             miou: of the validation set at this step, where it was evaluated.
         """
         score = UNSCORED if miou is None or miou != miou else float(miou)
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
             ),
@@ -123,7 +126,11 @@ class Checkpoints:
         self._manager.reload()
         return target
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        """The checkpoints themselves."""
+        return self
+
+    def __exit__(self, *error) -> None:
         """Waits until every checkpoint is written."""
         self._manager.wait_until_finished()
         self._manager.close()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxseg.losses import divide
 from jaxseg.metrics import confusion_counts
 from jaxseg.ops.resize import resize_bilinear_to
 
@@ -132,7 +133,7 @@ def train_step(
             rngs={"dropout": jax.random.fold_in(state.key, state.step)},
         )
         total, denominator = _sum(loss_fn(logits, batch["label"]), axis_name)
-        return total / jnp.maximum(denominator, 1e-8), changed
+        return divide(total, denominator), changed
 
     (loss, changed), grads = jax.value_and_grad(compute_loss, has_aux=True)(
         state.params
@@ -200,12 +201,11 @@ def eval_step(
 
 
 def batch_statistics(
-    variables: Variables,
+    state: TrainState,
     batch: Batch,
     *,
     model: nn.Module,
     normalization: Normalization,
-    key: jax.Array,
     axis_name: str | None = None,
 ) -> Any:
     """The BatchNorm statistics of one batch alone, without any running average.
@@ -215,31 +215,28 @@ def batch_statistics(
     from r = 0 and r = 1 both m and the batch's own s follow, whatever the layer's m.
 
     Args:
-        variables: of the model.
+        state: whose parameters are used.
         batch: `image` uint8 [B, H, W, C], the local part.
         model: the network.
         normalization: of the image.
-        key: for the dropout of the pass.
-        axis_name: mapped axis of the batch, None under `jit`.
+        axis_name: mapped axis of the batch; the model itself averages over it.
 
     Returns:
-        A tree like `variables["batch_stats"]`.
+        A tree like `state.batch_stats`.
 
     Source: SegNet-Tutorial, compute_bn_statistics.py.
     """
-    del axis_name  # the model itself averages over it
+    del axis_name
     image = normalization(batch["image"])
 
     def updated(value):
-        stats = jax.tree.map(
-            lambda x: jnp.full_like(x, value), variables["batch_stats"]
-        )
+        stats = jax.tree.map(lambda x: jnp.full_like(x, value), state.batch_stats)
         return model.apply(
-            {"params": variables["params"], "batch_stats": stats},
+            {"params": state.params, "batch_stats": stats},
             image,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": key},
+            rngs={"dropout": state.key},
         )[1]["batch_stats"]
 
     return jax.tree.map(

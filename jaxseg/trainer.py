@@ -1,0 +1,379 @@
+"""The training run: from a config and a workdir to an evaluated, resumable checkpoint."""
+
+import math
+import signal
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoint, data, visualize
+from jaxseg.evaluator import Evaluator
+from jaxseg.logbook import Logbook
+from jaxseg.losses import cross_entropy
+from jaxseg.metrics import format_table
+from jaxseg.models import create_model
+from jaxseg.optimizer import create_optimizer, create_schedule
+from jaxseg.sharding import create_parallel
+from jaxseg.steps import (
+    Normalization,
+    TrainState,
+    batch_statistics,
+    create_state,
+    train_step,
+)
+
+IN_FLIGHT = 2
+"""Steps dispatched ahead of the device: enough to keep it busy, few enough to stop."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal, and has saved itself.
+
+    Attributes:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int, step: int):
+        """Says after which step the run was saved."""
+        name = signal.Signals(signum).name
+        super().__init__(
+            f"{name}: saved after step {step}; the same command goes on from there."
+        )
+        self.signum = signum
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient is infinite or NaN."""
+
+
+def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
+    """Trains, evaluates and saves; called again, goes on exactly where it stopped.
+
+    Args:
+        config: as `configs/default.py`.
+        workdir: folder for checkpoints, metrics and pictures; made if need be.
+
+    Returns:
+        The last evaluation, as `Confusion.compute` gives it.
+
+    Raises:
+        ValueError: if the config, the data or the workdir cannot be used.
+        NonFiniteLossError: if the loss or its gradient is infinite or NaN.
+        Interrupted: if SIGTERM or SIGINT came; the state is saved by then.
+    """
+    return _Run(config, Path(workdir)).run()
+
+
+class _Run:
+    """What the phases of a run share."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.parallel = create_parallel(**config.parallel)
+        self.parallel.check_batch(config.train.batch_size, "train.batch_size")
+        self.parallel.check_batch(config.eval.batch_size, "eval.batch_size")
+
+        dataset = _dataset(config)
+        self.train_source = data.create_source(split=config.data.train_split, **dataset)
+        self.val_source = data.create_source(split=config.data.val_split, **dataset)
+        self.info = self.train_source.info
+        self.image_size = config.data.image_size and tuple(config.data.image_size)
+        self.normalization = Normalization(**config.normalization)
+
+        # An update may take several batches; the schedule counts updates.
+        self.accumulate_steps = config.optimizer.accumulate_steps
+        self.schedule = create_schedule(
+            steps=max(config.train.steps // self.accumulate_steps, 1), **config.schedule
+        )
+        optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
+        model_args = _model_args(config, self.info.num_classes)
+        model = create_model(**model_args, axis_name=self.parallel.axis_name)
+
+        shape = config.augment.crop_px or self.image_size or self.train_source.sizes[0]
+        self.init = jax.jit(
+            partial(
+                create_state,
+                model,
+                optimizer,
+                image_shape=(*shape, self.info.channels),
+            ),
+            out_shardings=self.parallel.replicated,
+        )
+        self.train_step = self.parallel.compile(
+            partial(
+                train_step,
+                model=model,
+                optimizer=optimizer,
+                loss_fn=self._loss_fn(),
+                normalization=self.normalization,
+            ),
+            donate=True,
+        )
+        self.batch_statistics = self.parallel.compile(
+            partial(batch_statistics, model=model, normalization=self.normalization)
+        )
+        self.evaluator = Evaluator(
+            model=create_model(**model_args),
+            normalization=self.normalization,
+            num_classes=self.info.num_classes,
+            parallel=self.parallel,
+            batch_size=config.eval.batch_size,
+            image_size=self.image_size,
+        )
+        checkpoint.write_metadata(
+            workdir,
+            {
+                "model": model_args,
+                "class_names": self.info.class_names,
+                "palette": self.info.palette,
+                "channels": self.info.channels,
+                "normalization": config.normalization.to_dict(),
+                "image_size": self.image_size,
+                "data": dataset,
+                "train_split": config.data.train_split,
+                "val_split": config.data.val_split,
+                "eval": config.eval.to_dict(),
+                "config": config.to_dict(),
+            },
+        )
+
+    def run(self) -> dict[str, Any]:
+        """See `run`."""
+        config, steps = self.config.train, self.config.train.steps
+        checkpoints = checkpoint.Checkpoints(self.workdir)
+        stop = _StopSignal()
+        with checkpoints, stop:
+            state, batches = self._restore(checkpoints)
+            start = done = int(state.step)
+            logbook = Logbook(self.workdir, start, steps)
+            with logbook:
+                logbook.say(self._describe(state, start))
+                pending: deque = deque()  # metrics of steps that were not looked at
+                result = None
+                while done < steps:
+                    batch = self.parallel.place(next(batches))
+                    state, metrics = self.train_step(state, batch)
+                    done += 1
+                    pending.append((done, metrics))
+                    if len(pending) > IN_FLIGHT:
+                        pending[-1 - IN_FLIGHT][1]["loss"].block_until_ready()
+
+                    last, stopped = done == steps, stop.signum is not None
+                    evaluates = last or done % config.eval_every_steps == 0
+                    saves = evaluates or stopped or done % config.save_every_steps == 0
+                    if saves or done % config.log_every_steps == 0:
+                        self._log(logbook, pending)
+                    miou = None
+                    if evaluates:
+                        state, result = self._evaluate(logbook, state, done)
+                        miou = result["miou"]
+                        logbook.restart_clock()
+                    if saves:
+                        checkpoints.save(done, state, batches.state(), miou)
+                    if stopped and not last:
+                        raise Interrupted(stop.signum, done)
+                if result is None:  # there was nothing left to do
+                    _, result = self._evaluate(logbook, state, done, record=False)
+                logbook.say(self._summary(result))
+        return result
+
+    def _restore(self, checkpoints):
+        """The state to go on from, and the batches that come next."""
+        data_config = self.config.data
+        batches = data.train_batches(
+            self.train_source,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            augment=self.config.augment.to_dict(),
+            image_size=self.image_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=data_config.num_threads,
+        )
+        key = jax.random.key(self.config.seed)
+        like = jax.eval_shape(self.init, key=key)
+        for step in reversed(checkpoints.steps()):
+            try:
+                state, position = checkpoints.restore(
+                    step, like, self.parallel.replicated
+                )
+            except checkpoint.CorruptCheckpointError as error:
+                if not self.config.checkpoint.fallback:
+                    raise checkpoint.CorruptCheckpointError(
+                        f"{error} To go on from the checkpoint before it (of "
+                        f"{checkpoints.steps()}), or from the start where there is "
+                        "none, add --config.checkpoint.fallback=True; the damaged one "
+                        "is then kept aside."
+                    ) from error
+                print(f"{error} It is now {checkpoints.set_aside(step)}.", flush=True)
+                continue
+            batches.restore(position)
+            return state, batches
+        return self.init(key=key), batches
+
+    def _loss_fn(self):
+        config = self.config.loss.to_dict()
+        name = config.pop("class_weights")
+        weights = None
+        if name == "median_frequency":
+            weights = data.median_frequency(*data.pixel_counts(self.train_source))
+        elif name != "none":
+            weights = data.preset_weights(name, self.info.num_classes)
+        if weights is not None:
+            weights = np.asarray(weights, np.float32)
+        return partial(cross_entropy, class_weights=weights, **config)
+
+    def _log(self, logbook, pending):
+        """Looks at all steps since the last line; stops at the first that is bad."""
+        steps = [step for step, _ in pending]
+        metrics = jax.device_get([metrics for _, metrics in pending])
+        pending.clear()
+        for step, values in zip(steps, metrics):
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if bad:
+                shown = ", ".join(f"{k} {float(v):.4g}" for k, v in values.items())
+                cause = "loss" if "loss" in bad else "gradient of a finite loss"
+                raise NonFiniteLossError(
+                    f"The {cause} is not finite at step {step} ({shown}, learning rate "
+                    f"{self._learning_rate(step):.3g}). Lower "
+                    "schedule.learning_rate, add schedule.warmup_steps or set "
+                    "optimizer.clip_norm. The last good checkpoint is kept: the same "
+                    "command goes on from it, and a new workdir starts afresh."
+                )
+        logbook.train(
+            steps[-1],
+            self.config.train.batch_size,
+            loss=float(np.mean([values["loss"] for values in metrics])),
+            grad_norm=float(metrics[-1]["grad_norm"]),
+            learning_rate=self._learning_rate(steps[-1]),
+        )
+
+    def _learning_rate(self, step):
+        """The learning rate that step number `step`, from 1, was taken with."""
+        return float(self.schedule((step - 1) // self.accumulate_steps))
+
+    def _evaluate(self, logbook, state: TrainState, step: int, record: bool = True):
+        """Scores the validation set; returns the state, its statistics as scored."""
+        config = self.config.eval
+        if config.recompute_batch_stats and record:
+            state = state.replace(batch_stats=self._training_statistics(state))
+        shown = range(min(config.overlays, len(self.val_source)))
+        confusion, predictions = self.evaluator(
+            state.variables, self.val_source, keep=shown
+        )
+        result = confusion.compute(self.info.class_names, absent=config.absent)
+        if record:
+            names = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "iou")
+            logbook.write(step, {f"val_{name}": result[name] for name in names})
+            logbook.say(
+                f"step {step}: validation mIoU {result['miou']:.4f}, pixel accuracy "
+                f"{result['pixel_accuracy']:.4f}"
+            )
+            if predictions:
+                self._paint(logbook, step, predictions)
+        return state, result
+
+    def _training_statistics(self, state: TrainState):
+        """BatchNorm statistics averaged over one epoch of training batches."""
+        batches = data.train_batches(
+            self.train_source,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            augment=self.config.augment.to_dict(),
+            image_size=self.image_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=self.config.data.num_threads,
+        )
+        count = math.ceil(len(self.train_source) / self.config.train.batch_size)
+        total = None
+        for _, batch in zip(range(count), batches):
+            stats = self.batch_statistics(state, self.parallel.place(batch))
+            total = stats if total is None else jax.tree.map(jnp.add, total, stats)
+        return jax.tree.map(lambda x: x / count, total)
+
+    def _paint(self, logbook, step, predictions):
+        records = [self.val_source[index] for index in predictions]
+        panel = visualize.validation_panel(
+            [record["image"] for record in records],
+            [record["label"] for record in records],
+            list(predictions.values()),
+            self.info.palette,
+            self.info.class_names,
+        )
+        logbook.picture(step, "validation", panel)
+        folder = self.workdir / "overlays"
+        folder.mkdir(exist_ok=True)
+        visualize.write_png(folder / f"step_{step:07}.png", panel)
+
+    def _describe(self, state: TrainState, start: int) -> str:
+        parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        config = self.config
+        lines = [
+            f"{config.model.name}, {parameters:,} parameters, on "
+            f"{self.parallel.mesh.size} {jax.devices()[0].device_kind} device(s); "
+            f"{self.info.name}: {len(self.train_source)} training and "
+            f"{len(self.val_source)} validation images, {self.info.num_classes} classes"
+        ]
+        if start:
+            lines.append(f"resuming after step {start} of {config.train.steps}")
+        return "\n".join(lines)
+
+    def _summary(self, result: dict[str, Any]) -> str:
+        best = checkpoint.find_step(self.workdir, "best")
+        return "\n".join(
+            [
+                "",
+                f"{self.config.data.val_split}, after the last step",
+                format_table(result),
+                "",
+                f"best checkpoint: step {best}, in {self.workdir}/checkpoints",
+                f"pictures: {self.workdir}/overlays",
+                f"metrics: {self.workdir}/metrics.jsonl and TensorBoard's in "
+                f"{self.workdir}/tensorboard",
+            ]
+        )
+
+
+class _StopSignal:
+    """Remembers the first SIGTERM or SIGINT instead of dying of it."""
+
+    def __enter__(self):
+        self.signum = None
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {s: signal.signal(s, self._note) for s in signals}
+        return self
+
+    def _note(self, signum, frame):
+        del frame
+        self.signum = signum
+        # A second signal takes its usual effect, for a run that hangs.
+        for s, handler in self._previous.items():
+            signal.signal(s, handler)
+
+    def __exit__(self, *error):
+        for s, handler in self._previous.items():
+            signal.signal(s, handler)
+
+
+def _dataset(config: ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of `data.create_source`, but for the split."""
+    section = config.data
+    return {
+        "dataset": section.dataset,
+        "root": section.root,
+        "prepared_dir": section.prepared_dir,
+        **section.options.to_dict(),
+    }
+
+
+def _model_args(config: ConfigDict, num_classes: int) -> dict[str, Any]:
+    """Keyword arguments of `create_model`."""
+    section = config.model.to_dict()
+    return {"num_classes": num_classes, **section.pop("parts"), **section}
