@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 
 IGNORE = 255  # the label of void pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _PIL_MODE = {1: "L", 3: "RGB"}
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 # Threads belong to the input pipeline, one sample each; OpenCV's own would only add
 # to them.
@@ -68,11 +68,12 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
     return data, (image.height, image.width)
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | Path, *, colours: bool = False) -> np.ndarray:
     """Reads a mask file without interpreting it.
 
     Args:
       path: a png, webp or tif file. JPEG is refused, since its loss changes labels.
+      colours: read single-channel and palette files too as the colours they show.
 
     Returns:
       integers [H, W] of an index mask (a palette's indices, not its colours), or uint8
@@ -82,27 +83,19 @@ def read_mask(path: str | Path) -> np.ndarray:
       ValueError: if the file cannot be decoded, is a JPEG, or holds fractions.
     """
     path = Path(path)
-    if path.suffix.lower() in LOSSY_SUFFIXES:
+    image, _ = _open(path)
+    if image.format in ("JPEG", "MPO"):
         raise ValueError(
             f"{path}: a mask in JPEG has lost its exact labels; save masks as PNG"
         )
-    image, _ = _open(path)
-    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError(
             f"{path}: a mask of floating-point numbers; save it as 8-bit PNG"
         )
-    if image.mode in ("L", "P", "1") or image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int64)
-    if image.mode == "LA":
-        return np.asarray(image.convert("L")).astype(np.int64)
-    return np.asarray(image.convert("RGB"))
-
-
-def read_mask_colours(path: str | Path) -> np.ndarray:
-    """Reads a mask file as the colours a viewer shows: uint8 [H, W, 3]."""
-    image, _ = _open(Path(path))
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    image = ImageOps.exif_transpose(image)
+    if colours or image.mode not in _INDEX_MODES:
+        return np.asarray(image.convert("RGB"))
+    return np.asarray(image).astype(np.int64)
 
 
 def encode_png(array: np.ndarray) -> bytes:

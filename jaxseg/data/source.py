@@ -74,7 +74,8 @@ class Source:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> dict:
-        record = self._records[index]
+        # The range counts negative indices from the end and bounds the others.
+        record = self._records[range(len(self))[index]]
         return {
             "image": decode_image(record["image"], self.info.channels),
             "label": decode_label(record["label"]),

@@ -1,6 +1,7 @@
 """CamVid: street scenes seen from a car, 11 classes."""
 
-from jaxseg.data.datasets.folder import Classes, Folder
+from jaxseg.data.datasets.classes import Classes
+from jaxseg.data.datasets.folder import Folder
 
 CLASS_NAMES = (
     "sky",

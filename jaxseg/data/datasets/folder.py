@@ -1,45 +1,15 @@
 """Folder: the user's own images and masks."""
 
 import functools
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from jaxseg.data.datasets.builder import Example, SegmentationBuilder
-from jaxseg.data.images import (
-    IGNORE,
-    IMAGE_SUFFIXES,
-    read_encoded_image,
-    read_mask,
-    read_mask_colours,
-)
+from jaxseg.data.datasets.classes import Classes, read_classes, read_label
+from jaxseg.data.images import IGNORE, IMAGE_SUFFIXES, read_encoded_image
 from jaxseg.data.palette import voc_palette
 
 LAYOUT = "<root>/<split>/images and <root>/<split>/masks"
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What the masks of a data set mean.
-
-    Attributes:
-      names: class names by class index, or None to find the largest label in the masks.
-      void_values: mask values that become void. Classes are the other values, in
-        ascending order.
-      void_colours: RGB tuples that become void in masks in colours.
-      palette: RGB tuples by class index, or None.
-      masks: "indices" if single-channel and palette masks hold class numbers, "colours"
-        if they too are to be read as the colours that they show.
-    """
-
-    names: tuple[str, ...] | None = None
-    void_values: tuple[int, ...] = ()
-    void_colours: tuple[tuple[int, int, int], ...] = ()
-    palette: tuple[tuple[int, int, int], ...] | None = None
-    masks: str = "indices"
 
 
 class Folder(SegmentationBuilder, skip_registration=True):
@@ -66,6 +36,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
                 f"{self.name}: data root {root!r} is not a folder; set the root (in a "
                 f"config data.root) to the folder with {LAYOUT}"
             )
+        self._largest_label = 0
         super().__init__(data_dir=data_dir)
 
     @functools.cached_property
@@ -77,7 +48,11 @@ class Folder(SegmentationBuilder, skip_registration=True):
     @functools.cached_property
     def split_names(self):
         """Names of the folders that hold a folder `images`."""
-        names = sorted(p.parent.name for p in self._root.glob("*/images"))
+        names = sorted(
+            folder.parent.name
+            for folder in self._root.glob("*/images")
+            if not folder.parent.name.startswith(".")
+        )
         if not names:
             raise ValueError(f"{self._root}: no split found; the layout is {LAYOUT}")
         return tuple(names)
@@ -112,25 +87,22 @@ class Folder(SegmentationBuilder, skip_registration=True):
                     f"{masks[stem]} is {label.shape[0]}x{label.shape[1]}; make the "
                     "two the same size"
                 )
+            largest = label.max(initial=0, where=label != IGNORE)
+            self._largest_label = max(self._largest_label, int(largest))
             yield Example(stem, data, label)
 
-    @functools.cached_property
+    @property
     def num_classes(self) -> int:
-        """Number of classes, from `classes.json` or the largest label of all masks."""
+        """Number of classes, as described or one above the largest label met so far."""
         if self.classes.names:
             return len(self.classes.names)
-        largest = 0
-        for split in self.split_names:
-            for path in self._files(split, "masks").values():
-                label = read_label(path, self.classes)
-                largest = max(largest, label.max(initial=0, where=label != IGNORE))
-        if not largest:
+        if not self._largest_label:
             raise ValueError(
                 f"{self._root}: the masks hold no label but 0 and void (255). If 255 "
                 "means a class, say so in a classes.json with a palette and "
                 '"masks": "colours" (docs/data.md)'
             )
-        return int(largest) + 1
+        return self._largest_label + 1
 
     @property
     def class_names(self):
@@ -165,137 +137,6 @@ class Folder(SegmentationBuilder, skip_registration=True):
                 )
             files[path.stem] = path
         return files
-
-
-def read_classes(path: Path) -> Classes:
-    """Reads a `classes.json`, whose keys docs/data.md describes.
-
-    Raises:
-      ValueError: naming the file, the key and what it must be.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    known = {"classes", "void", "palette", "masks"}
-    if (
-        not isinstance(content, dict)
-        or set(content) - known
-        or "classes" not in content
-    ):
-        raise ValueError(
-            f'{path}: expected an object with "classes" and perhaps "void", "palette" '
-            f'and "masks", found {content!r:.200}'
-        )
-    names = content["classes"]
-    if not (
-        isinstance(names, list)
-        and names
-        and all(isinstance(name, str) for name in names)
-        and len(set(names)) == len(names)
-        and len(names) <= IGNORE
-    ):
-        raise ValueError(
-            f'{path}: "classes" must list 1 to {IGNORE} different names, found '
-            f"{names!r:.200}"
-        )
-    void = content.get("void")
-    void = [] if void is None else void if isinstance(void, list) else [void]
-    palette = content.get("palette")
-    colours = [v for v in void if isinstance(v, list)] + (palette or [])
-    if not all(_is_colour(c) for c in colours) or not all(
-        isinstance(v, list) or _is_byte(v) for v in void
-    ):
-        raise ValueError(
-            f'{path}: "void" takes values 0..255 or colours, "palette" colours; a '
-            "colour is a list of three integers 0..255"
-        )
-    if palette is not None and len(palette) != len(names):
-        raise ValueError(
-            f'{path}: "palette" has {len(palette)} colours for {len(names)} classes; '
-            'give one each (colours of void go into "void")'
-        )
-    if len(set(map(tuple, colours))) != len(colours):
-        raise ValueError(f"{path}: a colour stands for two things; give it one meaning")
-    masks = content.get("masks", "indices")
-    if masks not in ("indices", "colours") or (masks == "colours" and not palette):
-        raise ValueError(
-            f'{path}: "masks" is "indices" or, with a palette, "colours", found '
-            f"{masks!r}"
-        )
-    return Classes(
-        names=tuple(names),
-        void_values=tuple(v for v in void if not isinstance(v, list)),
-        void_colours=tuple(tuple(v) for v in void if isinstance(v, list)),
-        palette=palette and tuple(map(tuple, palette)),
-        masks=masks,
-    )
-
-
-def read_label(path: Path, classes: Classes) -> np.ndarray:
-    """Reads a mask as class indices.
-
-    Args:
-      path: the mask file.
-      classes: what its values or colours mean.
-
-    Returns:
-      uint8 [H, W]; 255 is void.
-
-    Raises:
-      ValueError: if a value or colour has no meaning, naming file, value and place.
-    """
-    mask = read_mask_colours(path) if classes.masks == "colours" else read_mask(path)
-    if mask.ndim == 3:
-        if classes.palette is None:
-            raise ValueError(
-                f"{path}: a mask in colours needs a classes.json with a palette; or "
-                "save it as a single-channel or palette PNG of class numbers"
-            )
-        key = mask.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-        entries = [(_pack(c), IGNORE) for c in classes.void_colours]
-        entries += [(_pack(c), i) for i, c in enumerate(classes.palette)]
-        label = _look_up(key, entries)
-        what = "colour"
-    else:
-        key = mask
-        values = sorted(set(range(IGNORE)) - set(classes.void_values))
-        if classes.names:
-            values = values[: len(classes.names)]
-        entries = [(v, IGNORE) for v in (*classes.void_values, IGNORE)]
-        entries += [(v, i) for i, v in enumerate(values)]
-        label = _look_up(key, entries)
-        what = "label value"
-    if (label < 0).any():
-        row, column = np.argwhere(label < 0)[0]
-        found = mask[row, column]
-        found = f"{tuple(found.tolist())}" if mask.ndim == 3 else f"{found}"
-        raise ValueError(
-            f"{path}: {what} {found} at row {row}, column {column} (and "
-            f"{int((label < 0).sum()) - 1} more pixels without meaning) is neither one "
-            f"of the {len(classes.names or values)} classes nor void; correct the mask "
-            "or the classes"
-        )
-    return label.astype(np.uint8)
-
-
-def _look_up(key: np.ndarray, entries: list[tuple[int, int]]) -> np.ndarray:
-    """Maps keys to values by a table of pairs; -1 where the table has no such key."""
-    table = dict(entries)
-    found, inverse = np.unique(key, return_inverse=True)
-    return np.array([table.get(int(k), -1) for k in found])[inverse.reshape(key.shape)]
-
-
-def _pack(colour: tuple[int, int, int]) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
-
-
-def _is_byte(value) -> bool:
-    return type(value) is int and 0 <= value <= 255
-
-
-def _is_colour(value) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(_is_byte, value))
 
 
 def _check_pairs(images: dict[str, Path], masks: dict[str, Path], folder: Path):
