@@ -1,0 +1,25 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/ready
+	$(BIN)/python train.py --config configs/shapes.py --workdir runs/shapes
+
+# Files on as many workers as there are cores; each compiles with the cores it gets.
+test: .venv/ready-test
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: .venv/ready-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxseg needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/ready-test: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Configs: `default.py` has every key, each other file is one result."""
