@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     """Hands the flags to the trainer, and its errors to the user."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_stderrthreshold("warning")
+    logging.set_verbosity(flags.FLAGS.verbosity)  # again, now that a handler is there
     enable_compilation_cache()
     try:
         trainer.run(CONFIG.value, WORKDIR.value)
@@ -28,6 +28,15 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"error: {error} (traceback: --verbosity=1)") from None
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a config key that does not exist is an error like any other."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError) as error:
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from None
+
+
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+    app.run(main, flags_parser=parse)

@@ -126,22 +126,6 @@ class _Run:
             batch_size=config.eval.batch_size,
             image_size=self.image_size,
         )
-        checkpoint.write_metadata(
-            workdir,
-            {
-                "model": model_args,
-                "class_names": self.info.class_names,
-                "palette": self.info.palette,
-                "channels": self.info.channels,
-                "normalization": config.normalization.to_dict(),
-                "image_size": self.image_size,
-                "data": dataset,
-                "train_split": config.data.train_split,
-                "val_split": config.data.val_split,
-                "eval": config.eval.to_dict(),
-                "config": config.to_dict(),
-            },
-        )
 
     def run(self) -> dict[str, Any]:
         """See `run`."""
@@ -150,6 +134,8 @@ class _Run:
         stop = _StopSignal()
         with checkpoints, stop:
             state, batches = self._restore(checkpoints)
+            # Only now: a workdir of another model must stay what it is.
+            checkpoint.write_metadata(self.workdir, self.metadata)
             start = done = int(state.step)
             logbook = Logbook(self.workdir, start, steps)
             with logbook:
@@ -219,15 +205,27 @@ class _Run:
 
     def _loss_fn(self):
         config = self.config.loss.to_dict()
-        name = config.pop("class_weights")
-        weights = None
-        if name == "median_frequency":
-            weights = data.median_frequency(*data.pixel_counts(self.train_source))
-        elif name != "none":
-            weights = data.preset_weights(name, self.info.num_classes)
-        if weights is not None:
-            weights = np.asarray(weights, np.float32)
+        weights = self._class_weights(config.pop("class_weights"))
         return partial(cross_entropy, class_weights=weights, **config)
+
+    def _class_weights(self, name: str):
+        presets, classes = data.balance.PRESETS, self.info.num_classes
+        if name == "none":
+            return None
+        if name == "median_frequency":
+            counts = data.pixel_counts(self.train_source)
+            return data.balance.median_frequency(*counts).astype(np.float32)
+        if name not in presets:
+            raise ValueError(
+                f"loss.class_weights={name!r} is unknown; take one of none, "
+                f"median_frequency, {', '.join(presets)}."
+            )
+        if len(presets[name]) != classes:
+            raise ValueError(
+                f"loss.class_weights={name!r} has {len(presets[name])} weights, and "
+                f"{self.info.name} has {classes} classes; take median_frequency."
+            )
+        return np.asarray(presets[name], np.float32)
 
     def _log(self, logbook, pending):
         """Looks at all steps since the last line; stops at the first that is bad."""

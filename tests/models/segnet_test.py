@@ -88,11 +88,23 @@ def test_remat_changes_nothing(trained, image):
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters(trained, image):
     name, model, variables = trained
     half = create_model(name, 5, width=4, dropout=0.5, dtype="bfloat16")
-    apply = jax.jit(lambda m, v: m.apply(v, image, train=False), static_argnums=0)
-    exact, rounded = apply(model, variables), apply(half, variables)
+
+    def train(model):
+        return model.apply(
+            variables,
+            image,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+
+    exact, _ = jax.jit(train, static_argnums=0)(model)
+    rounded, changed = jax.jit(train, static_argnums=0)(half)
     assert rounded.dtype == jnp.float32
-    assert not np.array_equal(exact, rounded)
-    np.testing.assert_allclose(exact, rounded, atol=0.1 * float(jnp.std(exact)))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(changed))
+    error = jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact)
+    # Eight bits of mantissa through ten stages; maxima that swap places add to it.
+    assert 1e-3 < error < 0.5
     assert _count(half) == _count(model)
 
 
