@@ -16,7 +16,8 @@ def main(argv: list[str]) -> None:
     """Hands the flags to the trainer, and its errors to the user."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(flags.FLAGS.verbosity)  # again, now that a handler is there
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     enable_compilation_cache()
     try:
         trainer.run(CONFIG.value, WORKDIR.value)
@@ -38,5 +39,4 @@ def parse(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(main, flags_parser=parse)

@@ -126,6 +126,21 @@ class _Run:
             batch_size=config.eval.batch_size,
             image_size=self.image_size,
         )
+        self.metadata = {
+            "model": model_args,
+            "class_names": self.info.class_names,
+            "palette": self.info.palette,
+            "channels": self.info.channels,
+            "normalization": config.normalization.to_dict(),
+            "image_size": self.image_size,
+            "data": dataset,
+            "train_split": config.data.train_split,
+            "val_split": config.data.val_split,
+            "eval": config.eval.to_dict(),
+            "parallel": config.parallel.to_dict(),
+            "augment": config.augment.to_dict(),
+            "config": config.to_dict(),
+        }
 
     def run(self) -> dict[str, Any]:
         """See `run`."""
