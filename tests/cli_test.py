@@ -1,0 +1,285 @@
+"""The commands on a workdir with a narrow, untrained SegNet and a tiny data set."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from jaxseg import cli
+from jaxseg.checkpoint import Checkpoints, load, write_metadata
+from jaxseg.data.images import read_image
+from jaxseg.models import create_model
+from jaxseg.predictor import Predictor
+from jaxseg.steps import create_state
+
+NAMES = ("road", "sky", "tree", "unicorn")
+PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0), (255, 0, 255))
+MODEL = {"name": "segnet", "num_classes": 4, "width": 4}
+
+
+@pytest.fixture(autouse=True)
+def uncached(monkeypatch):
+    """Leaves the user's compilation cache alone."""
+    name = "jaxseg.compilation.enable_compilation_cache"
+    monkeypatch.setattr(name, lambda: None)
+
+
+def draw_data(root, split, count, names=NAMES):
+    """Coloured noise; labels 0 to 2 and a void row, so that there is no unicorn."""
+    rng = np.random.default_rng(count)
+    for kind in ("images", "masks"):
+        (root / split / kind).mkdir(parents=True)
+    for i in range(count):
+        image = rng.integers(0, 256, (32, 48, 3), np.uint8)
+        label = rng.integers(0, 3, (32, 48), np.uint8)
+        label[i] = 255
+        Image.fromarray(image).save(root / split / "images" / f"{i}.png")
+        Image.fromarray(label).save(root / split / "masks" / f"{i}.png")
+    (root / "classes.json").write_text(json.dumps({"classes": names}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the workdir `run`, of steps 1 (the best) and 2, and the data."""
+    folder = tmp_path_factory.mktemp("trained")
+    draw_data(folder / "data", "train", 1)
+    draw_data(folder / "data", "val", 5)
+    state = create_state(
+        create_model(**MODEL), optax.sgd(0.1), jax.random.key(0), (32, 32, 3)
+    )
+    head = state.params["head"]
+    never = head["bias"].at[3].set(-1e6)
+    with Checkpoints(folder / "run") as checkpoints:
+        for step, miou, sign in ((1, 0.9, 1), (2, 0.1, -1)):
+            changed = {"kernel": sign * head["kernel"], "bias": never}
+            params = state.params | {"head": changed}
+            checkpoints.save(step, state.replace(params=params), {}, miou)
+    metadata = {
+        "model": MODEL,
+        "class_names": NAMES,
+        "palette": PALETTE,
+        "channels": 3,
+        "normalization": {"mean": [120.0] * 3, "std": [60.0] * 3},
+        "image_size": None,
+        "data": {
+            "dataset": "folder",
+            "root": str(folder / "data"),
+            "prepared_dir": str(folder / "prepared"),
+        },
+        "train_split": "train",
+        "val_split": "val",
+        "eval": {"batch_size": 4, "absent": "exclude"},
+    }
+    write_metadata(folder / "run", metadata)
+    # The same net, fed at another size.
+    shutil.copytree(folder / "run", folder / "resized")
+    write_metadata(folder / "resized", metadata | {"image_size": [24, 40]})
+    return folder
+
+
+def run(*argv):
+    return cli.main([str(arg) for arg in argv])
+
+
+def score(workdir, data, split="val"):
+    """IoU and accuracy by numpy, from what a `Predictor` says of each image."""
+    predict = Predictor(*load(workdir))
+    truth, prediction = [], []
+    for path in sorted((data / split / "images").iterdir()):
+        prediction.append(predict(read_image(path)).ravel())
+        mask = Image.open(data / split / "masks" / path.name)
+        truth.append(np.asarray(mask).ravel())
+    truth, prediction = np.concatenate(truth), np.concatenate(prediction)
+    prediction, truth = prediction[truth != 255], truth[truth != 255]
+    assert len(np.unique(prediction)) == 3
+    iou, accuracy, weights = [], [], []
+    for k in range(3):
+        hits = np.sum((truth == k) & (prediction == k))
+        iou.append(hits / np.sum((truth == k) | (prediction == k)))
+        accuracy.append(hits / np.sum(truth == k))
+        weights.append(np.mean(truth == k))
+    return {
+        "miou": np.mean(iou),
+        "mean_accuracy": np.mean(accuracy),
+        "pixel_accuracy": np.mean(truth == prediction),
+        "fw_iou": np.dot(weights, iou),
+        "iou": dict(zip(NAMES, [*iou, None])),
+        "accuracy": dict(zip(NAMES, [*accuracy, None])),
+    }
+
+
+@pytest.mark.parametrize("workdir", ["run", "resized"])
+def test_evaluate_reports_what_a_count_of_predictions_gives(
+    trained, tmp_path, workdir, capsys
+):
+    output = tmp_path / "new" / "report.json"
+    assert run("evaluate", "--workdir", trained / workdir, "--output", output) == 0
+    report = json.loads(output.read_text())
+    for key, value in score(trained / workdir, trained / "data").items():
+        assert report.pop(key) == pytest.approx(value, abs=1e-12)
+    assert report == {"model": "segnet", "step": 1, "split": "val", "images": 5}
+    assert [path.name for path in output.parent.iterdir()] == ["report.json"]
+    printed = capsys.readouterr().out
+    assert "segnet, step 1, on 5 images of val" in printed
+    assert "unicorn       -         -" in printed
+    assert f"written to {output}" in printed
+
+
+def test_evaluate_takes_the_split_and_checkpoint_asked_for(trained):
+    args = ("evaluate", "--workdir", trained / "run")
+    assert run(*args, "--split", "train", "--checkpoint", "latest") == 0
+    report = json.loads((trained / "run" / "report.json").read_text())
+    assert (report["split"], report["step"], report["images"]) == ("train", 2, 1)
+    assert run(*args, "--split", "train", "--checkpoint", "1") == 0
+    other = json.loads((trained / "run" / "report.json").read_text())
+    assert other["step"] == 1
+    assert other["miou"] != report["miou"]
+
+
+def test_evaluate_scores_a_data_set_that_lies_elsewhere(trained, tmp_path):
+    data = draw_data(tmp_path / "elsewhere", "val", 3)
+    output = tmp_path / "report.json"
+    args = ("--data-root", data, "--output", output)
+    assert run("evaluate", "--workdir", trained / "run", *args) == 0
+    report = json.loads(output.read_text())
+    assert report["images"] == 3
+    assert report["miou"] == pytest.approx(score(trained / "run", data)["miou"])
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--split", "test"], "has no split 'test'; it has train, val"),
+        (["--checkpoint", "7"], "no checkpoint '7'; take best, latest or one of 1, 2."),
+        (["--data-root", "/nowhere"], "/nowhere is no folder. Say by --data-root"),
+        (["--output", "/"], "/ is a folder; give --output the name of a file."),
+        (["--output", "{tmp}/file/x.json"], "Cannot write to {tmp}/file (File exists)"),
+        (["--data-root", "{tmp}/other"], "road, sky, tree, unicorn, but the data set"),
+        (["--workdir", "{trained}"], "There are: {trained}/resized, {trained}/run."),
+        (
+            ["--workdir", "{trained}/rum"],
+            "There are: {trained}/resized, {trained}/run.",
+        ),
+        (["--workdir", "{tmp}/none/none"], "no metadata.json. Train into it first."),
+    ],
+)
+def test_what_evaluate_cannot_do_is_said_in_a_line(
+    trained, tmp_path, capsys, args, message
+):
+    (tmp_path / "file").touch()
+    draw_data(tmp_path / "other", "val", 1, names=("sky", "road", "tree"))
+    places = {"trained": trained, "tmp": tmp_path}
+    args = [arg.format(**places) for arg in args]
+    status = run("evaluate", "--workdir", trained / "run", *args)
+    printed = capsys.readouterr()
+    assert status == 1
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert message.format(**places) in printed.err
+
+
+def test_debug_shows_where_an_error_comes_from(trained):
+    with pytest.raises(ValueError, match="no checkpoint '7'"):
+        run("evaluate", "--workdir", trained / "run", "--checkpoint", "7", "--debug")
+
+
+@pytest.fixture
+def images(trained, tmp_path):
+    """Three images in a folder and its subfolder."""
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    image = Image.open(trained / "data" / "val" / "images" / "0.png")
+    image.save(folder / "a.png")
+    image.convert("L").save(folder / "sub" / "a.png")
+    image.resize((41, 33)).save(folder / "b.jpg")
+    return folder
+
+
+def test_predict_does_the_good_files_and_names_the_bad(
+    trained, images, tmp_path, capsys
+):
+    (images / "empty.png").touch()
+    (images / "text.jpg").write_text("no image")
+    missing, out = images / "missing.png", tmp_path / "out"
+    args = ("--workdir", trained / "run", "--output", out)
+    assert run("predict", *args, images, missing) == 1
+    printed = capsys.readouterr()
+
+    errors = printed.err.splitlines()
+    assert len(errors) == 3
+    for line, name in zip(errors, ("empty.png", "text.jpg", "missing.png")):
+        assert line.startswith(f"error: {images / name}: ")
+    *done, last = printed.out.splitlines()
+    assert len(done) == 3
+    assert done[0].startswith(f"{images / 'a.png'} -> {out / 'a.png'} (")
+    assert last.startswith("3 of 6 images in ")
+    assert str(out) in last
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
+    names = ("a", "b", "sub/a")
+    assert written == {f"{n}{end}" for n in names for end in (".png", "_overlay.png")}
+
+    predict = Predictor(*load(trained / "run"))
+    for name, source in (("a", "a.png"), ("b", "b.jpg"), ("sub/a", "sub/a.png")):
+        with Image.open(out / f"{name}.png") as index:
+            classes = predict(read_image(images / source))
+            np.testing.assert_array_equal(np.asarray(index), classes)
+            assert tuple(index.getpalette()[:12]) == sum(PALETTE, ())
+
+
+def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys):
+    args = ("--workdir", trained / "run", "--output", tmp_path / "out")
+    assert run("predict", images / "a.png", *args) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.splitlines()[-1].startswith("1 images in ")
+
+
+def test_predict_needs_an_output_that_can_be_written(trained, images, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    args = ("--workdir", trained / "run", images)
+    assert run("predict", *args, "--output", tmp_path / "file") == 1
+    assert f"error: Cannot write to {tmp_path / 'file'} (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ((), "required: COMMAND"),
+        (("evaluate",), "required: --workdir"),
+        (("predict", "--workdir", "w", "x.png"), "required: --output"),
+        (("train",), "invalid choice: 'train'"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*argv)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+@pytest.mark.parametrize("command", [(), ("evaluate",), ("predict",)])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*command, "--help")
+    assert stop.value.code == 0
+    assert "example:\n" in capsys.readouterr().out
+
+
+def test_help_appears_without_loading_jax():
+    code = (
+        "import sys, jaxseg.cli\n"
+        "try: jaxseg.cli.main(['--help'])\n"
+        "finally: assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout
