@@ -84,6 +84,8 @@ class ConvBlock(nn.Module):
             of `nn.BatchNorm`; None for none.
         activation: after each convolution; None for a linear block.
         dropout: rate of the dropout that ends the block.
+        padding: "SAME" keeps the size; "VALID" takes kernel - 1 cells off it with
+            every convolution.
         dtype: of the computation.
         param_dtype: of the parameters.
         axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
@@ -94,17 +96,19 @@ class ConvBlock(nn.Module):
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation | None = nn.relu
     dropout: float = 0.0
+    padding: str = "SAME"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, H, W, features[-1]]."""
+        """Maps [B, H, W, C] to [B, H, W, features[-1]]; smaller with "VALID"."""
         for i, features in enumerate(self.features, start=1):
             x = nn.Conv(
                 features,
                 (self.kernel, self.kernel),
+                padding=self.padding,
                 kernel_init=he_normal,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,

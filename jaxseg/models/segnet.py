@@ -26,6 +26,7 @@ def segnet(
     num_classes: int,
     *,
     width: int = 64,
+    depths: tuple[int, ...] = (2, 2, 3, 3, 3),
     dropout: float = 0.0,
     remat: bool = False,
     dtype: Dtype = jnp.float32,
@@ -34,13 +35,15 @@ def segnet(
 ) -> Segmenter:
     """SegNet: VGG16's thirteen convolutions with BatchNorm, and their mirror image.
 
-    29,449,355 parameters with 11 classes and width 64.
+    29,449,355 parameters with 11 classes, width 64 and these depths.
 
     Args:
         num_classes: K.
         width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
-        dropout: rate after pool3, pool4, pool5 and after the decoder's three deepest
-            stages; Bayesian SegNet has 0.5.
+        depths: convolutions in each stage, at most five stages; fewer are quicker to
+            train from nothing.
+        dropout: rate after pool3, pool4, pool5 and after the decoder stages that
+            mirror these; Bayesian SegNet has 0.5.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -49,29 +52,36 @@ def segnet(
     Returns:
         A module from an image [B, H, W, C] to logits [B, H, W, K].
     """
+    if not 1 <= len(depths) <= 5 or min(depths) < 1:
+        raise ValueError(
+            f"depths={tuple(depths)}: SegNet has one to five stages of at least one "
+            "convolution each."
+        )
     layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
-    w = width
+    widths = tuple(width * m for m in (1, 2, 4, 8, 8))[: len(depths)]
+    dropouts = (0.0, 0.0, dropout, dropout, dropout)[: len(depths)]
     encoder = vgg16_bn(
-        widths=(w, 2 * w, 4 * w, 8 * w, 8 * w),
-        dropouts=(0.0, 0.0, dropout, dropout, dropout),
+        widths=widths,
+        depths=tuple(depths),
+        dropouts=dropouts,
         norm=_norm,
         remat=remat,
         **layers,
     )
+    # A stage's last convolution has the channels of the stage above, whose places it
+    # is unpooled by; at the top the classifier takes its place.
+    above = (None, *widths[:-1])
+    blocks = [
+        ConvBlock(
+            (wide,) * (depth - 1) + (() if narrow is None else (narrow,)),
+            norm=_norm,
+            dropout=rate,
+            **layers,
+        )
+        for wide, narrow, depth, rate in zip(widths, above, depths, dropouts)
+    ]
     decoder = Decoder(
-        upsampler=Unpool,
-        skip=NoSkip,
-        blocks=tuple(
-            ConvBlock(widths, norm=_norm, dropout=rate, **layers)
-            for widths, rate in (
-                ((8 * w, 8 * w, 8 * w), dropout),
-                ((8 * w, 8 * w, 4 * w), dropout),
-                ((4 * w, 4 * w, 2 * w), dropout),
-                ((2 * w, w), 0.0),
-                ((w,), 0.0),
-            )
-        ),
-        remat=remat,
+        upsampler=Unpool, skip=NoSkip, blocks=tuple(reversed(blocks)), remat=remat
     )
     return Segmenter(encoder, decoder, _classifier(num_classes, 3, dtype, param_dtype))
 

@@ -18,9 +18,10 @@ PALETTE = (
     (50, 110, 210),
     (150, 70, 180),
 )
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 _SUPERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
 _TYPICAL_HUE = (None, 0, 28, 60, 105, 145)  # of 180, by class
-_SURE_HUE = 0.6  # the share of shapes whose hue tells their class
+_SURE_HUE = 0.85  # the share of shapes whose hue tells their class
 
 
 class Shapes(SegmentationBuilder, skip_registration=True):
@@ -98,19 +99,20 @@ def draw_shapes(
     height, width = size
     image = _ground(rng, size)
     label = np.zeros(size, np.uint8)
-    # As many shapes to the area whatever the image's size: about one in 26 x 26 pixels.
-    crowd = max(1.0, height * width / 26**2)
-    for _ in range(rng.integers(max(2, round(0.6 * crowd)), round(1.2 * crowd) + 2)):
+    # As many shapes to the area whatever the image's size: one in 38 x 38 pixels.
+    crowd = max(2, height * width / 38**2)
+    for _ in range(rng.integers(round(0.6 * crowd), round(1.4 * crowd), endpoint=True)):
         kind = int(rng.integers(1, len(CLASS_NAMES)))
-        radius = rng.uniform(7, 14) * min(1.0, min(size) / 32)
+        radius = rng.uniform(8, 15) * min(1.0, min(size) / 32)
         centre = rng.uniform((0, 0), (width, height))
         cover = _cover(kind, size, centre, radius, rng.uniform(0, 2 * np.pi))
         colour = _colour(rng, kind)
         shade = colour * (1 + 0.15 * _smooth_noise(rng, size)[..., None])
         image += cover[..., None] * (shade - image)
+        # Pixels on either side of the outline are void.
         inside = (cover >= 0.5).astype(np.uint8)
-        label[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > 0] = IGNORE
-        label[inside > 0] = kind
+        label[cv2.dilate(inside, _NEIGHBOURS) > 0] = IGNORE
+        label[cv2.erode(inside, _NEIGHBOURS) > 0] = kind
     image += rng.normal(0, rng.uniform(4, 14), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
 
@@ -156,19 +158,20 @@ def _cover(
 
 
 def _outlines(kind: int, angle: float) -> list[tuple[np.ndarray, int]]:
-    """Polygons of a shape of radius one, to be filled in turn with 255 or 0."""
-    if kind == CLASS_NAMES.index("disc"):
+    """Polygons to be filled in turn with 255 or 0; all shapes have about one area."""
+    name = CLASS_NAMES[kind]
+    if name == "disc":
         return [(_polygon(48, angle), 255)]
-    if kind == CLASS_NAMES.index("ring"):
-        return [(_polygon(48, angle), 255), (0.55 * _polygon(48, angle), 0)]
-    if kind == CLASS_NAMES.index("square"):
-        return [(_polygon(4, angle), 255)]
-    if kind == CLASS_NAMES.index("triangle"):
-        return [(1.15 * _polygon(3, angle), 255)]
-    bar = np.array([[1, 0.3], [-1, 0.3], [-1, -0.3], [1, -0.3]])
-    upright = bar[:, ::-1]
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return [(bar @ turn, 255), (upright @ turn, 255)]
+    if name == "ring":
+        return [(1.15 * _polygon(48, angle), 255), (0.5 * _polygon(48, angle), 0)]
+    if name == "square":
+        return [(1.2 * _polygon(4, angle), 255)]
+    if name == "triangle":
+        return [(1.4 * _polygon(3, angle), 255)]
+    bar = np.array([[1.2, 0.4], [-1.2, 0.4], [-1.2, -0.4], [1.2, -0.4]])
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    return [(bar @ turn, 255), (bar[:, ::-1] @ turn, 255)]
 
 
 def _polygon(corners: int, angle: float) -> np.ndarray:

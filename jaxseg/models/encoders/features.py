@@ -1,5 +1,7 @@
 """What an encoder hands to a decoder."""
 
+from itertools import pairwise
+
 import flax.struct
 import jax
 
@@ -30,3 +32,19 @@ class Features(flax.struct.PyTreeNode):
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each level, in cells."""
         return tuple(x.shape[1:3] for x in self.maps)
+
+    def merged(self) -> "Features":
+        """Keeps one level a stride, as a decoder that doubles sizes wants it.
+
+        Of levels that share a stride, as the last ones of a dilated ResNet do, the
+        first one's opening and the last one's map remain.
+        """
+        steps = list(pairwise(self.strides))
+        first = [0, *(i for i, (a, b) in enumerate(steps, start=1) if a != b)]
+        last = [*(i - 1 for i in first[1:]), len(steps)]
+        return Features(
+            tuple(self.maps[i] for i in last),
+            tuple(self.pooled[i] for i in first),
+            tuple(self.places[i] for i in first),
+            tuple(self.strides[i] for i in first),
+        )

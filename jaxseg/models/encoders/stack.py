@@ -30,9 +30,14 @@ class ConvPoolStack(nn.Module):
         depths: convolutions in each stage.
         kernel: side of the kernels, in cells.
         norm: makes the normalisation after each convolution; None for none.
-        dropouts: rate of the dropout that ends each stage, after its pooling.
+        dropouts: rate of the dropout that ends each stage.
+        drop_maps: whether that dropout comes before the stage's pooling, so that the
+            level's map carries it to the skips as in U-Net, rather than after.
         pool_last: whether the last stage is pooled too.
         prepare: parameterless function of the image, before everything else.
+        margin: zeros around the image, in pixels, on top of the convolutions' own:
+            FCN pads its first convolution by 100, which is a margin of 99.
+        padding: of the convolutions, "SAME" or the U-Net paper's "VALID".
         remat: compute each stage's activations again for the gradient.
         dtype: of the computation.
         param_dtype: of the parameters.
@@ -44,8 +49,11 @@ class ConvPoolStack(nn.Module):
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     dropouts: tuple[float, ...] | None = None
+    drop_maps: bool = False
     pool_last: bool = True
     prepare: Callable[[jax.Array], jax.Array] | None = None
+    margin: int = 0
+    padding: str = "SAME"
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -55,6 +63,8 @@ class ConvPoolStack(nn.Module):
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 1, 2, 4, ..."""
         x = image if self.prepare is None else self.prepare(image)
+        margin = (self.margin, self.margin)
+        x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
         maps, pooled, places = [], [None], [None]
         dropouts = self.dropouts or (0.0,) * len(self.widths)
         stages = zip(self.widths, self.depths, dropouts, strict=True)
@@ -63,6 +73,8 @@ class ConvPoolStack(nn.Module):
                 (width,) * depth,
                 kernel=self.kernel,
                 norm=self.norm,
+                dropout=rate if self.drop_maps else 0.0,
+                padding=self.padding,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 axis_name=self.axis_name,
@@ -74,7 +86,8 @@ class ConvPoolStack(nn.Module):
                 x, place = max_pool_argmax(x)
                 pooled.append(x)
                 places.append(place)
-            x = Dropout(rate, axis_name=self.axis_name)(x, train=train)
+            if not self.drop_maps:
+                x = Dropout(rate, axis_name=self.axis_name)(x, train=train)
         if self.pool_last:
             maps.append(x)
         strides = tuple(2**i for i in range(len(maps)))
