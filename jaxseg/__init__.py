@@ -1,0 +1,9 @@
+"""Semantic segmentation in JAX.
+
+Letters in shapes: B batch, H and W pixels, C channels, K classes.
+"""
+
+from jaxseg.checkpoint import load
+from jaxseg.models import create_model, list_encoders, list_models
+
+__all__ = ["create_model", "list_encoders", "list_models", "load"]

@@ -7,6 +7,7 @@ A workdir holds
 """
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -280,6 +281,9 @@ def _score(path: Path) -> float:
 
 
 def _corrupt(path: Path) -> CorruptCheckpointError:
+    # Orbax reads leaves concurrently and reports the first failure; asyncio would log
+    # all the others, a page each.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     return CorruptCheckpointError(
         f"The checkpoint {path} cannot be read: it is damaged."
     )

@@ -1,0 +1,151 @@
+"""The train step: its arithmetic, and its equality under every backend."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxseg.losses import cross_entropy
+from jaxseg.models import create_model
+from jaxseg.sharding import BACKENDS, create_parallel
+from jaxseg.steps import (
+    Normalization,
+    batch_statistics,
+    create_state,
+    train_step,
+)
+
+NORMALIZATION = Normalization(mean=(120.0,), std=(60.0,))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, (4, 16, 24)).astype(np.uint8)
+    # Void is spread unevenly, so that a mean of the devices' means is another number.
+    label[0] = 255
+    label[1, :10] = 255
+    image = rng.integers(0, 256, (4, 16, 24, 3)).astype(np.uint8)
+    return {"image": image, "label": label}
+
+
+def _train(backend, devices, batch, steps=3):
+    parallel = create_parallel(backend, devices)
+    model = create_model(
+        "segnet",
+        3,
+        width=4,
+        depths=(1, 2, 1),
+        dropout=0.5,
+        axis_name=parallel.axis_name,
+    )
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = jax.jit(
+        partial(create_state, model, optimizer, image_shape=(16, 24, 3)),
+        out_shardings=parallel.replicated,
+    )(key=jax.random.key(0))
+    step = parallel.compile(
+        partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            loss_fn=cross_entropy,
+            normalization=NORMALIZATION,
+        )
+    )
+    losses = []
+    for _ in range(steps):
+        state, metrics = step(state, parallel.place(batch))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+@pytest.fixture(scope="module")
+def reference(batch):
+    return _train("jit", 1, batch)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_four_devices_equal_one(backend, batch, reference):
+    """Losses, parameters and statistics, with uneven void and with dropout."""
+    expected, expected_losses = reference
+    state, losses = _train(backend, 4, batch)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for tree in ("params", "batch_stats", "opt_state"):
+        for a, b in zip(
+            jax.tree.leaves(getattr(expected, tree)),
+            jax.tree.leaves(getattr(state, tree)),
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_loss_is_the_mean_over_all_valid_pixels(batch):
+    """Against a plain computation from the step's own formula."""
+    model = create_model("segnet", 3, width=4, depths=(1,))
+    optimizer = optax.sgd(0.0)
+    state = create_state(model, optimizer, jax.random.key(0), (16, 24, 3))
+    new, metrics = jax.jit(
+        partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            loss_fn=cross_entropy,
+            normalization=NORMALIZATION,
+        )
+    )(state, batch)
+    logits, _ = model.apply(
+        state.variables,
+        (batch["image"].astype(np.float32) - 120) / 60,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    valid = batch["label"] != 255
+    picked = np.take_along_axis(
+        log_p, np.where(valid, batch["label"], 0)[..., None].astype(int), -1
+    )[..., 0]
+    np.testing.assert_allclose(metrics["loss"], -picked[valid].mean(), rtol=1e-5)
+    assert int(new.step) == 1
+
+
+def test_normalization_by_channel():
+    image = np.array([[[[0, 128, 255]]]], np.uint8)
+    y = Normalization(mean=(0.0, 128.0, 127.0), std=(1.0, 2.0, 64.0))(image)
+    np.testing.assert_allclose(y, [[[[0, 0, 2]]]])
+
+
+def test_batch_statistics_are_those_of_the_batch_alone(batch):
+    """The first layer's mean and variance by hand, whatever the running ones were."""
+    model = create_model("segnet", 3, width=4, depths=(1, 1))
+    state = create_state(model, optax.sgd(0.1), jax.random.key(0), (16, 24, 3))
+    state = state.replace(batch_stats=jax.tree.map(lambda x: x + 7, state.batch_stats))
+    stats = jax.jit(
+        partial(batch_statistics, model=model, normalization=NORMALIZATION)
+    )(state, batch)
+    conv = state.params["encoder"]["stage1"]["conv1"]
+    x = jax.lax.conv_general_dilated(
+        NORMALIZATION(batch["image"]),
+        conv["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = x + jnp.reshape(conv["bias"], (1, 1, 1, -1))
+    got = stats["encoder"]["stage1"]["bn1"]
+    np.testing.assert_allclose(got["mean"], x.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got["var"], x.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
+
+
+def test_batches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"train.batch_size=6 .* take 4 or 8"):
+        create_parallel("jit", 4).check_batch(6, "train.batch_size")
+
+
+def test_unknown_backends_and_missing_devices_are_refused():
+    with pytest.raises(ValueError, match="jit, shard_map, pmap"):
+        create_parallel("xmap")
+    with pytest.raises(ValueError, match="there are 4 devices"):
+        create_parallel("jit", 5)

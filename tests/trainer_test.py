@@ -1,0 +1,270 @@
+"""Whole runs on drawn shapes: resuming, stopping, and what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from jaxseg import checkpoint, trainer
+from jaxseg.logbook import Logbook
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+def _config(prepared) -> ConfigDict:
+    """Six steps of a very small network, evaluated after three and six."""
+    config = default.get_config()
+    config.model.parts = {"width": 2, "depths": (1, 1), "dropout": 0.5}
+    config.data.prepared_dir = str(prepared)
+    config.data.options = {
+        "image_size": (16, 24),
+        "train_examples": 12,
+        "val_examples": 6,
+    }
+    config.schedule.name = "constant"
+    config.augment.brightness = 0.2
+    config.train.steps = 6
+    config.train.batch_size = 4
+    config.train.log_every_steps = 2
+    config.train.eval_every_steps = 3
+    config.train.save_every_steps = 2
+    config.eval.batch_size = 4
+    config.parallel.data = 1
+    return config
+
+
+@pytest.fixture
+def config(prepared):
+    return _config(prepared)
+
+
+def _metrics(workdir):
+    lines = [
+        json.loads(x) for x in (workdir / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    for line in lines:
+        line.pop("images_per_second", None)
+    return lines
+
+
+def _leaves(workdir, step):
+    _, variables, _ = checkpoint.load(workdir, str(step))
+    return jax.tree.leaves(variables)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prepared):
+    """The workdir of an undisturbed run of six steps."""
+    workdir = tmp_path_factory.mktemp("finished")
+    trainer.run(_config(prepared), str(workdir))
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    assert [x["step"] for x in _metrics(finished) if "loss" in x] == [2, 3, 4, 6]
+    assert [x["step"] for x in _metrics(finished) if "val_miou" in x] == [3, 6]
+    assert all(np.isfinite(x["loss"]) for x in _metrics(finished) if "loss" in x)
+    assert {path.name for path in (finished / "overlays").iterdir()} == {
+        "step_0000003.png",
+        "step_0000006.png",
+    }
+    assert list((finished / "tensorboard").iterdir())
+    metadata = json.loads((finished / "metadata.json").read_text())
+    assert metadata["model"]["name"] == "segnet"
+    assert metadata["config"]["train"]["steps"] == 6
+    assert metadata["versions"]["jax"] == jax.__version__
+    assert len(metadata["class_names"]) == len(metadata["palette"]) == 6
+
+
+def test_the_best_and_the_latest_are_kept(finished):
+    steps = {int(path.name) for path in (finished / "checkpoints").iterdir()}
+    scores = {x["step"]: x["val_miou"] for x in _metrics(finished) if "val_miou" in x}
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert steps == {4, 6, best}
+    assert checkpoint.find_step(finished, "best") == best
+    assert checkpoint.find_step(finished, "latest") == 6
+    with pytest.raises(ValueError, match=r"take best, latest or one of .*4, 6"):
+        checkpoint.find_step(finished, "5")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    config, finished, tmp_path, monkeypatch, signum
+):
+    """Stopped after step 4 and resumed, a run is bit for bit the undisturbed one."""
+    record = Logbook.train
+
+    def interrupting(self, step, *args, **kwargs):
+        record(self, step, *args, **kwargs)
+        if step == 4:
+            signal.raise_signal(signum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Logbook, "train", interrupting)
+        with pytest.raises(trainer.Interrupted) as stop:
+            trainer.run(config, str(tmp_path))
+    assert stop.value.signum == signum
+    assert checkpoint.find_step(tmp_path, "latest") == 5
+
+    trainer.run(config, str(tmp_path))
+    for a, b in zip(_leaves(finished, 6), _leaves(tmp_path, 6), strict=True):
+        np.testing.assert_array_equal(a, b)
+    evaluations = [x for x in _metrics(tmp_path) if "val_miou" in x]
+    assert evaluations == [x for x in _metrics(finished) if "val_miou" in x]
+
+
+def test_a_finished_run_is_scored_again_and_stays_as_it_is(config, finished, capsys):
+    before = (finished / "metrics.jsonl").read_text()
+    result = trainer.run(config, str(finished))
+    assert (finished / "metrics.jsonl").read_text() == before
+    assert result["miou"] == _metrics(finished)[-1]["val_miou"]
+    assert "mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backend", ["pmap", "shard_map", "jit"])
+def test_four_devices_give_the_losses_of_one(config, finished, tmp_path, backend):
+    config.parallel.backend = backend
+    config.parallel.data = 4
+    trainer.run(config, str(tmp_path))
+    for a, b in zip(_metrics(finished), _metrics(tmp_path), strict=True):
+        assert a["step"] == b["step"]
+        if "loss" in a:
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+
+
+def test_statistics_are_recomputed_over_the_training_set(config, finished, tmp_path):
+    config.eval.recompute_batch_stats = True
+    trainer.run(config, str(tmp_path))
+    _, running, _ = checkpoint.load(finished, "latest")
+    _, recomputed, _ = checkpoint.load(tmp_path, "latest")
+    same = jax.tree.map(np.allclose, running, recomputed)
+    assert all(jax.tree.leaves(same["params"]))
+    assert not any(jax.tree.leaves(same["batch_stats"]))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
+    config.optimizer.name = "sgd"
+    config.schedule.name = "step"
+    config.schedule.boundaries = (4,)
+    config.schedule.decay = 1e38  # the fifth update throws every parameter away
+    with pytest.raises(trainer.NonFiniteLossError, match="not finite at step 6") as e:
+        trainer.run(config, str(tmp_path))
+    assert "learning_rate" in str(e.value)
+    assert checkpoint.find_step(tmp_path, "latest") == 4
+    assert all(np.isfinite(x).all() for x in _leaves(tmp_path, 4))
+
+
+def test_another_models_workdir_is_refused_and_left_alone(config, finished):
+    before = (finished / "metadata.json").read_text()
+    config.model.parts.width = 4
+    with pytest.raises(ValueError, match=r"encoder/stage1/bn1/mean: \(2,\)") as error:
+        trainer.run(config, str(finished))
+    assert "more" in str(error.value)
+    assert (finished / "metadata.json").read_text() == before
+
+
+def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
+    """Stops and says how to go on; when told, goes on from the one before."""
+    trainer.run(config, str(tmp_path))
+    latest = tmp_path / "checkpoints" / "6" / "state"
+    for path in latest.rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(checkpoint.CorruptCheckpointError) as error:
+        trainer.run(config, str(tmp_path))
+    assert "checkpoints/6" in str(error.value)
+    assert "--config.checkpoint.fallback=True" in str(error.value)
+    assert latest.exists()
+    with pytest.raises(checkpoint.CorruptCheckpointError, match="checkpoints/6"):
+        checkpoint.load(tmp_path, "latest")
+
+    config.checkpoint.fallback = True
+    trainer.run(config, str(tmp_path))
+    assert (tmp_path / "corrupt_checkpoint_6").is_dir()
+    for a, b in zip(_leaves(finished, 6), _leaves(tmp_path, 6), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.name", "segnat", "did you mean 'segnet'"),
+        ("model.parts", {"widht": 2}, "did you mean 'width'"),
+        ("data.val_split", "tets", "has no split 'tets'"),
+        ("loss.class_weights", "inverse", "median_frequency, segnet_camvid"),
+        ("loss.class_weights", "segnet_camvid", "has 11 weights"),
+        ("parallel.data", 3, "batch_size=4 does not divide by the 3 devices"),
+        ("parallel.backend", "pmp", "jit, shard_map, pmap"),
+        ("schedule.name", "linear", "constant, step, poly, cosine"),
+    ],
+)
+def test_configs_that_cannot_be(config, tmp_path, key, value, message):
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        trainer.run(config, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def _train_py(*arguments):
+    return [sys.executable, str(ROOT / "train.py"), *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config.model.nmae=x",), 'Did you mean "name"'),
+        (("--config.train.steps=ten",), "train.steps"),
+        (("--config.data.dataset=camvid", "--config.data.root=/nowhere"), "/nowhere"),
+    ],
+)
+def test_train_py_says_what_is_wrong_in_one_line(arguments, message, tmp_path):
+    command = _train_py(
+        "--config", str(ROOT / "configs/default.py"), f"--workdir={tmp_path}/w"
+    )
+    result = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
+    assert message in line
+    assert "Traceback" not in result.stderr
+
+
+def test_killed_and_resumed_equals_undisturbed(prepared):
+    """Kill -9 at a random moment, in processes of their own."""
+    tiny = {
+        "data.prepared_dir": prepared,
+        "model.parts.width": 2,
+        "train.steps": 30,
+        "train.batch_size": 4,
+        "train.log_every_steps": 5,
+        "train.save_every_steps": 5,
+        "train.eval_every_steps": 30,
+    }
+    result = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks/kill_resume.py"),
+            "--",
+            f"--config={ROOT}/configs/shapes.py",
+            *(f"--config.{key}={value}" for key, value in tiny.items()),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 differ" in result.stdout
