@@ -28,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         `error: ...`. A wrong usage ends the process with status 2.
     """
     args = _parser().parse_args(argv)
+    if not args.debug:
+        # When a file of a checkpoint is missing, TensorStore's threads would print a
+        # traceback for every other read that was under way.
+        sys.unraisablehook = lambda unraisable: None
     try:
         return args.run(args)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The commands on a workdir with a narrow, untrained SegNet and a tiny data set."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,10 +25,11 @@ MODEL = {"name": "segnet", "num_classes": 4, "width": 4}
 
 
 @pytest.fixture(autouse=True)
-def uncached(monkeypatch):
-    """Leaves the user's compilation cache alone."""
+def isolated(monkeypatch):
+    """Leaves the user's compilation cache alone, and this process as it was."""
     name = "jaxseg.compilation.enable_compilation_cache"
     monkeypatch.setattr(name, lambda: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
 
 def draw_data(root, split, count, names=NAMES):
@@ -188,6 +190,24 @@ def test_what_evaluate_cannot_do_is_said_in_a_line(
 def test_debug_shows_where_an_error_comes_from(trained):
     with pytest.raises(ValueError, match="no checkpoint '7'"):
         run("evaluate", "--workdir", trained / "run", "--checkpoint", "7", "--debug")
+
+
+def test_a_damaged_checkpoint_is_named_without_tracebacks(trained, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(trained / "run", workdir)
+    for path in (workdir / "checkpoints" / "1" / "state" / "d").iterdir():
+        path.unlink()
+    argv = ["evaluate", "--workdir", str(workdir)]
+    # As a process of its own, for other threads write to its stderr.
+    done = subprocess.run(
+        [sys.executable, "-c", f"from jaxseg.cli import main; exit(main({argv}))"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: The checkpoint {workdir}/checkpoints/1 ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture
