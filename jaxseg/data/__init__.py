@@ -4,7 +4,6 @@ from jaxseg.data import balance, datasets, transforms
 from jaxseg.data.balance import pixel_counts
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
-from jaxseg.data.prepare import prepare
 from jaxseg.data.source import DatasetInfo, Source, create_source
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "datasets",
     "eval_batches",
     "pixel_counts",
-    "prepare",
     "read_image",
     "train_batches",
     "transforms",

@@ -1,0 +1,343 @@
+"""The user's own folders: what is read, and what is refused with which words."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+GREY = np.arange(80, dtype=np.uint8).reshape(8, 10)
+RGB = np.stack([GREY, GREY + 60, 200 - GREY], -1)
+MASK = np.tile(np.array([0, 1, 2, 1, 0], np.uint8), (8, 2))
+
+
+def only_record(folder, **options):
+    source = folder.source(**options)
+    assert len(source) == 1
+    return source[0]
+
+
+# What is read.
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".webp", ".PNG"])
+def test_lossless_images_come_back_unchanged(folder, suffix):
+    folder.add("a", RGB, MASK, suffix=suffix)
+    record = only_record(folder)
+    np.testing.assert_array_equal(record["image"], RGB)
+    np.testing.assert_array_equal(record["label"], MASK)
+    assert record["name"] == "a"
+    assert record["image"].dtype == record["label"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg"])
+def test_a_jpeg_is_kept_as_it_is(folder, suffix):
+    encoded = io.BytesIO()
+    Image.fromarray(RGB).save(encoded, "JPEG", quality=60)
+    folder.add("a", None, MASK)
+    path = folder.root / "train/images" / ("a" + suffix)
+    path.write_bytes(encoded.getvalue())
+    source = folder.source()
+    assert source._records[0]["image"] == encoded.getvalue()
+    # Decoders may differ by a rounding.
+    ours, theirs = source[0]["image"].astype(int), np.asarray(Image.open(path))
+    assert np.abs(ours - theirs).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_index_masks_of_every_lossless_format(folder, suffix):
+    mask = np.stack([MASK] * 3, -1) if suffix == ".webp" else MASK
+    folder.add("a", RGB, mask, mask_suffix=suffix)
+    if suffix == ".webp":  # WebP has no single channel, so its masks are colours
+        folder.describe(
+            classes=["x", "y", "z"], palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+        )
+    np.testing.assert_array_equal(only_record(folder)["label"], MASK)
+
+
+def test_a_palette_mask_is_its_indices(folder):
+    mask = Image.fromarray(MASK, "P")
+    mask.putpalette([9, 9, 9, 128, 0, 0, 0, 128, 0])
+    folder.add("a", RGB, mask)
+    np.testing.assert_array_equal(only_record(folder)["label"], MASK)
+
+
+def test_a_sixteen_bit_mask_is_its_values(folder):
+    folder.add("a", RGB, Image.fromarray(MASK.astype(np.uint16)))
+    np.testing.assert_array_equal(only_record(folder)["label"], MASK)
+
+
+def test_a_mask_in_colours_is_read_by_the_palette(folder):
+    palette = np.array([[10, 20, 30], [30, 20, 10], [0, 0, 255]], np.uint8)
+    mask = palette[MASK]
+    mask[0, 0] = mask[7, 9] = (255, 255, 255)
+    folder.describe(
+        classes=["x", "y", "z"], palette=palette.tolist(), void=[[255, 255, 255]]
+    ).add("a", RGB, mask)
+    expected = MASK.copy()
+    expected[0, 0] = expected[7, 9] = 255
+    np.testing.assert_array_equal(only_record(folder)["label"], expected)
+    assert folder.source().info.palette == ((10, 20, 30), (30, 20, 10), (0, 0, 255))
+
+
+def test_black_and_white_masks_read_as_colours(folder):
+    folder.describe(
+        classes=["outside", "inside"],
+        palette=[[0, 0, 0], [255, 255, 255]],
+        masks="colours",
+    ).add("a", RGB, np.where(MASK > 0, 255, 0).astype(np.uint8))
+    np.testing.assert_array_equal(only_record(folder)["label"], MASK > 0)
+
+
+@pytest.mark.parametrize(
+    "void, expected",
+    [
+        (None, [0, 1, 2, 3, 255]),
+        (3, [0, 1, 2, 255, 255]),
+        (0, [255, 0, 1, 2, 255]),  # the classes are the values that remain, in order
+        ([0, 2], [255, 0, 255, 1, 255]),
+    ],
+)
+def test_void_values_become_255(folder, void, expected):
+    mask = np.tile(np.array([0, 1, 2, 3, 255], np.uint8), (8, 2))
+    classes = ["a", "b", "c", "d"][: len({*expected} - {255})]
+    folder.describe(classes=classes, void=void).add("a", RGB, mask)
+    np.testing.assert_array_equal(
+        only_record(folder)["label"], np.tile(expected, (8, 2))
+    )
+
+
+def test_classes_are_counted_over_all_splits_where_none_are_described(folder):
+    folder.fill(2, num_classes=2)
+    folder.fill(2, num_classes=5, split="val")
+    info = folder.source("train").info
+    assert info.class_names == tuple(f"class_{i}" for i in range(5))
+    assert info.num_classes == len(info.palette) == 5
+
+
+def test_described_classes(folder):
+    folder.describe(
+        classes=["x", "y", "z"], palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    ).add("a", RGB, MASK)
+    info = folder.source().info
+    assert (info.name, info.class_names) == ("folder", ("x", "y", "z"))
+    assert info.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_images_in_three_channels_or_one(folder, suffix):
+    folder.add("a", GREY, MASK, suffix=suffix)
+    image = only_record(folder)["image"]
+    np.testing.assert_array_equal(image, np.stack([GREY] * 3, -1))
+    source = folder.source(channels=1)
+    assert source.info.channels == 1
+    np.testing.assert_array_equal(source[0]["image"], GREY[..., None])
+
+
+def test_alpha_is_dropped_and_palette_images_become_rgb(folder):
+    alpha = np.dstack([RGB, np.full((8, 10), 7, np.uint8)])
+    folder.add("a", alpha, MASK)
+    palette = Image.fromarray(MASK, "P")
+    palette.putpalette([9, 8, 7, 128, 0, 0, 0, 128, 0])
+    folder.add("b", palette, MASK)
+    records = {r["name"]: r["image"] for r in folder.source()}
+    np.testing.assert_array_equal(records["a"], RGB)
+    colours = np.array([[9, 8, 7], [128, 0, 0], [0, 128, 0]])
+    np.testing.assert_array_equal(records["b"], colours[MASK])
+
+
+def test_exif_rotation_is_applied(folder):
+    """A camera held upright: the file lies on its side and says so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to show
+    encoded = io.BytesIO()
+    upright = np.kron(RGB, np.ones((8, 8, 1))).astype(np.uint8)
+    lying = Image.fromarray(np.rot90(upright, 1).copy())
+    lying.save(encoded, "JPEG", exif=exif, quality=100, subsampling=0)
+    folder.add("a", None, np.kron(MASK, np.ones((8, 8))).astype(np.uint8))
+    (folder.root / "train/images/a.jpg").write_bytes(encoded.getvalue())
+    record = only_record(folder)
+    assert record["image"].shape == (64, 80, 3)
+    assert np.abs(record["image"].astype(int) - upright).mean() < 5
+
+
+def test_hidden_files_are_no_images(folder):
+    folder.add("a", RGB, MASK)
+    (folder.root / "train/images/.DS_Store").write_bytes(b"x")
+    assert len(folder.source()) == 1
+
+
+# What is refused. Every message names the culprit and the cure, and nothing is left.
+
+
+def refused(folder, *words, split="train", **options):
+    with pytest.raises(ValueError) as error:
+        folder.source(split, **options)
+    for word in words:
+        assert word in str(error.value)
+    prepared = folder.root.parent / "prepared/folder"
+    if prepared.exists():
+        assert [p.name for p in prepared.iterdir()] == [".lock"]
+
+
+def test_missing_root(folder):
+    folder.root.rmdir()
+    refused(folder, str(folder.root), "data root", "<root>/<split>/images")
+
+
+def test_root_without_splits(folder):
+    refused(folder, str(folder.root), "<root>/<split>/images")
+
+
+def test_missing_masks_folder(folder):
+    (folder.root / "train/images").mkdir(parents=True)
+    refused(folder, "train/masks", "does not exist")
+
+
+def test_empty_split(folder):
+    folder.add("a", None, None)
+    refused(folder, "'train' is empty")
+
+
+def test_image_without_mask(folder):
+    folder.add("a", RGB, MASK).add("b", RGB, None)
+    refused(folder, "images/b.png has no mask", "add the mask or remove the image")
+
+
+def test_mask_without_image(folder):
+    folder.add("a", RGB, MASK).add("b", None, MASK)
+    refused(folder, "masks/b.png has no image", "remove the mask")
+
+
+def test_sizes_that_differ(folder):
+    folder.add("a", RGB, MASK[:, :9])
+    refused(folder, "images/a.png is 8x10", "masks/a.png is 8x9", "same size")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_truncated_image(folder, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    folder.add("good", RGB, MASK).add("torn", noise, MASK, suffix=suffix)
+    path = folder.root / f"train/images/torn{suffix}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    refused(folder, f"images/torn{suffix}", "truncated", "replace or remove")
+
+
+def test_truncated_mask(folder):
+    mask = np.random.default_rng(0).integers(0, 3, (64, 64), dtype=np.uint8)
+    folder.add("a", np.zeros((64, 64, 3), np.uint8), mask)
+    path = folder.root / "train/masks/a.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    refused(folder, "masks/a.png", "truncated")
+
+
+def test_text_called_png(folder):
+    folder.add("a", None, MASK)
+    (folder.root / "train/images/a.png").write_text("no picture")
+    refused(folder, "images/a.png", "not an image")
+
+
+def test_empty_file(folder):
+    folder.add("a", None, MASK)
+    (folder.root / "train/images/a.png").touch()
+    refused(folder, "images/a.png", "is empty")
+
+
+def test_file_that_is_no_image(folder):
+    folder.add("a", RGB, MASK)
+    (folder.root / "train/images/notes.txt").write_text("x")
+    refused(folder, "images/notes.txt is not an image", "move it")
+
+
+def test_two_images_of_one_stem(folder):
+    folder.add("a", RGB, MASK).add("a", RGB, MASK, suffix=".jpg")
+    refused(folder, "a.jpg", "a.png", "same stem")
+
+
+def test_label_out_of_range(folder):
+    mask = MASK.copy()
+    mask[2, 3] = 37
+    folder.describe(classes=["x", "y", "z"], void=11).add("a", RGB, mask)
+    refused(folder, "masks/a.png", "37", "row 2, column 3", "0 to 2", "[11, 255]")
+
+
+def test_sixteen_bit_label_out_of_range(folder):
+    mask = MASK.astype(np.uint16)
+    mask[2, 3] = 256  # would be 0 if cut to eight bits
+    folder.add("a", RGB, Image.fromarray(mask))
+    refused(folder, "masks/a.png", "256", "row 2, column 3")
+
+
+def test_colour_without_meaning(folder):
+    mask = np.zeros((8, 10, 3), np.uint8)
+    mask[1, 2] = (1, 2, 3)
+    folder.describe(classes=["x", "y"], palette=[[0, 0, 0], [9, 9, 9]])
+    folder.add("a", RGB, mask)
+    refused(folder, "masks/a.png", "[1, 2, 3]", "row 1, column 2", "palette has 2")
+
+
+def test_colours_without_palette(folder):
+    folder.add("a", RGB, RGB)
+    refused(folder, "masks/a.png", "classes.json with a palette")
+
+
+def test_black_and_white_masks_without_description(folder):
+    folder.add("a", RGB, np.where(MASK > 0, 255, 0).astype(np.uint8))
+    refused(folder, "no label but 0", '"masks": "colours"')
+
+
+def test_mask_in_jpeg(folder):
+    folder.add("a", RGB, MASK, mask_suffix=".jpg")
+    refused(folder, "masks/a.jpg", "save masks as PNG")
+
+
+def test_sixteen_bit_image(folder):
+    folder.add("a", Image.fromarray(GREY.astype(np.uint16) * 100), MASK)
+    refused(folder, "images/a.png", "8 bits")
+
+
+def test_image_of_several_pages(folder):
+    folder.add("a", None, MASK)
+    pages = [Image.fromarray(RGB)] * 2
+    pages[0].save(
+        folder.root / "train/images/a.tif", save_all=True, append_images=pages[1:]
+    )
+    refused(folder, "images/a.tif", "2 pages")
+
+
+def test_channels_other_than_one_or_three(folder):
+    folder.add("a", RGB, MASK)
+    refused(folder, "channels must be 1 or 3, not 4", channels=4)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"void": 3}, '"classes"'),
+        ({"classes": ["x"], "color": 1}, "color"),
+        ({"classes": ["x", "x"]}, "different names"),
+        ({"classes": []}, "different names"),
+        ({"classes": "xy"}, "different names"),
+        ({"classes": ["x"], "void": 300}, "300"),
+        ({"classes": ["x"], "void": "none"}, '"void" must be'),
+        ({"classes": ["x"], "palette": [[0, 0]]}, '"palette" must list colours'),
+        ({"classes": ["x"], "palette": {"x": [0, 0, 0]}}, '"palette" must list'),
+        ({"classes": ["x", "y"], "palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
+        ({"classes": ["x", "y"], "palette": [[1, 1, 1], [1, 1, 1]]}, "two things"),
+        (
+            {"classes": ["x"], "palette": [[1, 1, 1]], "void": [[1, 1, 1]]},
+            "two things",
+        ),
+        ({"classes": ["x"], "masks": "colours"}, "with a palette"),
+        ({"classes": ["x"], "masks": "rgb"}, "rgb"),
+    ],
+)
+def test_bad_description_of_classes(folder, content, words):
+    folder.add("a", RGB, MASK).describe(**content)
+    refused(folder, "classes.json", words)
+
+
+def test_description_that_is_no_json(folder):
+    folder.add("a", RGB, MASK)
+    (folder.root / "classes.json").write_text("{")
+    refused(folder, "classes.json", "not valid JSON")
