@@ -285,6 +285,8 @@ def test_bad_shapes_are_named():
     y = jnp.ones((1, 3, 4, 2))
     with pytest.raises(ValueError, match=r"places has shape \(1, 2, 4, 2\)"):
         pooling.max_unpool(y, jnp.zeros((1, 2, 4, 2), jnp.uint8))
+    with pytest.raises(ValueError, match="int32, not uint8"):
+        pooling.max_unpool(y, jnp.zeros(y.shape, jnp.int32))
     with pytest.raises(ValueError, match=r"x\[None\]"):
         pooling.max_pool_argmax(y[0])
 
