@@ -127,13 +127,17 @@ class Checkpoints:
         self._manager.reload()
         return target
 
+    def wait(self) -> None:
+        """Waits until every checkpoint is written."""
+        self._manager.wait_until_finished()
+
     def __enter__(self) -> "Checkpoints":
         """The checkpoints themselves."""
         return self
 
     def __exit__(self, *error) -> None:
-        """Waits until every checkpoint is written."""
-        self._manager.wait_until_finished()
+        """Waits until every checkpoint is written, and closes."""
+        self.wait()
         self._manager.close()
 
     def _check_leaves(self, step: int, like: TrainState) -> None:
@@ -259,7 +263,10 @@ def read_metadata(workdir: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(
             f"{workdir} is not a workdir of a training run: it has no {METADATA}."
         )
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -181,6 +181,7 @@ class _Run:
                         raise Interrupted(stop.signum, done)
                 if result is None:  # there was nothing left to do
                     _, result = self._evaluate(logbook, state, done, record=False)
+                checkpoints.wait()
                 logbook.say(self._summary(result))
         return result
 
@@ -380,7 +381,8 @@ def _dataset(config: ConfigDict) -> dict[str, Any]:
     section = config.data
     return {
         "dataset": section.dataset,
-        "root": section.root,
+        # Absolute, so that the workdir can be evaluated from anywhere.
+        "root": section.root and str(Path(section.root).expanduser().absolute()),
         "prepared_dir": section.prepared_dir,
         **section.options.to_dict(),
     }
