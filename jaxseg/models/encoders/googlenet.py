@@ -1,0 +1,168 @@
+"""GoogLeNet: nine inception blocks of parallel convolutions.
+
+`googlenet` is the BVLC net: biases, local response normalisation. `googlenet_bn` is
+torchvision's: BatchNorm, 3x3 kernels where the paper has 5x5 (as TensorFlow's does),
+and a 2x2 window in the last pooling. Neither has the auxiliary classifiers.
+
+Source: Szegedy et al., https://arxiv.org/abs/1409.4842; Caffe's bvlc_googlenet.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import Dtype, batch_norm, run_stage
+from jaxseg.models.encoders.features import Features
+from jaxseg.models.encoders.layers import ConvNorm, halve
+from jaxseg.ops.normalization import local_response_norm
+from jaxseg.ops.pooling import max_pool_indices
+
+INCEPTIONS = (
+    {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64)},
+    {
+        "4a": (192, 96, 208, 16, 48, 64),
+        "4b": (160, 112, 224, 24, 64, 64),
+        "4c": (128, 128, 256, 24, 64, 64),
+        "4d": (112, 144, 288, 32, 64, 64),
+        "4e": (256, 160, 320, 32, 128, 128),
+    },
+    {"5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)},
+)
+"""Widths of the blocks between poolings: 1x1, 3x3's input and own, 5x5's, pooled."""
+
+
+class GoogLeNet(nn.Module):
+    """Two convolutions and nine inception blocks, with max pooling after five stages.
+
+    An odd number of rows n is pooled to (n + 1) / 2 unless `round_up` is off.
+
+    Attributes:
+        width: channels of the first convolution; all others are in proportion to the
+            published 64, and 8 is the least that keeps them whole.
+        norm: makes the normalisation after each convolution; None for a bias instead.
+        local_norm: function applied before and after the second stage's convolutions;
+            None for none.
+        largest_kernel: side of the largest kernel of an inception block, in cells.
+        last_window: side of the last pooling's window, 2 or 3 cells.
+        round_up: whether an odd number of rows n is pooled to (n + 1) / 2 rather than
+            to Caffe's and torchvision's (n - 1) / 2.
+        remat: compute the activations of each block again for the gradient.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+    """
+
+    width: int = 64
+    norm: Callable[..., nn.Module] | None = None
+    local_norm: Callable[[jax.Array], jax.Array] | None = local_response_norm
+    largest_kernel: int = 5
+    last_window: int = 3
+    round_up: bool = True
+    remat: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> Features:
+        """Maps an image [B, H, W, C] to its levels, of strides 2, 4, 8, 16 and 32."""
+        layers = dict(
+            norm=self.norm,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            axis_name=self.axis_name,
+        )
+        w = self.width
+
+        def run(module, x):
+            return run_stage(module, x, train=train, remat=self.remat)
+
+        x = run(ConvNorm(w, 7, strides=2, **layers, name="conv1"), image)
+        maps, pooled, places = [x], [None], [None]
+
+        def pool(x, window=3):
+            x, place = halve(x, window, round_up=self.round_up)
+            pooled.append(x)
+            places.append(place)
+            return x
+
+        x = pool(x)
+        if self.local_norm is not None:
+            x = self.local_norm(x)
+        x = run(ConvNorm(w, 1, **layers, name="conv2_reduce"), x)
+        x = run(ConvNorm(3 * w, 3, **layers, name="conv2"), x)
+        if self.local_norm is not None:
+            x = self.local_norm(x)
+        maps.append(x)
+        for blocks, window in zip(INCEPTIONS, (3, 3, self.last_window)):
+            x = pool(x, window)
+            for name, widths in blocks.items():
+                widths = tuple(n * w // 64 for n in widths)
+                block = Inception(
+                    widths, self.largest_kernel, **layers, name=f"inception{name}"
+                )
+                x = run(block, x)
+            maps.append(x)
+        return Features(tuple(maps), tuple(pooled), tuple(places), (2, 4, 8, 16, 32))
+
+
+class Inception(nn.Module):
+    """Four branches side by side: 1x1, 3x3, the largest kernel, and max pooling.
+
+    Attributes:
+        widths: channels of the 1x1, of the 3x3's input and output, of the largest
+            kernel's input and output, and of the projection behind the pooling.
+        largest_kernel: side of the largest kernel, in cells.
+        norm: makes the normalisation after each convolution; None for a bias instead.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+    """
+
+    widths: tuple[int, int, int, int, int, int]
+    largest_kernel: int = 5
+    norm: Callable[..., nn.Module] | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, the four branches' channels]."""
+
+        def conv(x, features, kernel, name):
+            layer = ConvNorm(
+                features,
+                kernel,
+                norm=self.norm,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                axis_name=self.axis_name,
+                name=name,
+            )
+            return layer(x, train=train)
+
+        one, three_in, three, five_in, five, projected = self.widths
+        pooled = max_pool_indices(x, 3, 1, padding=1)[0]
+        branches = (
+            conv(x, one, 1, "conv1x1"),
+            conv(conv(x, three_in, 1, "reduce3x3"), three, 3, "conv3x3"),
+            conv(
+                conv(x, five_in, 1, "reduce5x5"), five, self.largest_kernel, "conv5x5"
+            ),
+            conv(pooled, projected, 1, "project"),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+googlenet = GoogLeNet
+googlenet_bn = partial(
+    GoogLeNet,
+    norm=partial(batch_norm, epsilon=1e-3),
+    local_norm=None,
+    largest_kernel=3,
+    last_window=2,
+)
