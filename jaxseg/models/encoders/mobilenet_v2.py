@@ -1,0 +1,125 @@
+"""MobileNetV2: inverted residuals, wide inside and narrow where they meet.
+
+Source: Sandler et al., https://arxiv.org/abs/1801.04381; torchvision's geometry.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import Dtype, batch_norm, run_stage
+from jaxseg.models.encoders.features import Features
+from jaxseg.models.encoders.layers import ConvNorm, Stage
+
+EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
+DEPTHS = (1, 2, 3, 4, 3, 3, 1)
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+
+
+class MobileNetV2(nn.Module):
+    """A convolution, seven stages of inverted residuals, and a 1x1 convolution.
+
+    Attributes:
+        widths: channels of the first convolution, of the seven stages and of the last
+            convolution.
+        norm: makes the normalisation after each convolution.
+        remat: compute each stage's activations again for the gradient.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+    """
+
+    widths: tuple[int, ...] = (32, 16, 24, 32, 64, 96, 160, 320, 1280)
+    norm: Callable[..., nn.Module] = batch_norm
+    remat: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> Features:
+        """Maps an image [B, H, W, C] to its levels, of strides 2, 4, 8, 16 and 32."""
+        layers = dict(
+            norm=self.norm,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            axis_name=self.axis_name,
+        )
+        first, *widths, last = self.widths
+        stem = ConvNorm(first, 3, 2, activation=nn.relu6, **layers, name="stem")
+        x = run_stage(stem, image, train=train, remat=self.remat)
+        maps = []
+        plan = zip(widths, EXPANSIONS, DEPTHS, STRIDES, strict=True)
+        for i, (width, expansion, depth, strides) in enumerate(plan, start=1):
+            if strides == 2:
+                maps.append(x)
+            block = partial(InvertedResidual, width, expansion, **layers)
+            blocks = (partial(block, strides=strides),) + (block,) * (depth - 1)
+            stage = Stage(blocks, name=f"stage{i}")
+            x = run_stage(stage, x, train=train, remat=self.remat)
+        head = ConvNorm(last, 1, activation=nn.relu6, **layers, name="last")
+        x = run_stage(head, x, train=train, remat=self.remat)
+        nothing = (None,) * 5
+        return Features((*maps, x), nothing, nothing, (2, 4, 8, 16, 32))
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; added to the input if it fits.
+
+    Attributes:
+        width: channels at the end.
+        expansion: channels inside, in multiples of those that enter; 1 for no
+            expanding convolution.
+        strides: of the depthwise convolution.
+        norm: makes the normalisation after each convolution.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+    """
+
+    width: int
+    expansion: int
+    strides: int = 1
+    norm: Callable[..., nn.Module] = batch_norm
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, ceil(H / strides), ceil(W / strides), width]."""
+
+        def conv(x, features, kernel, name, **kwargs):
+            layer = ConvNorm(
+                features,
+                kernel,
+                norm=self.norm,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                axis_name=self.axis_name,
+                name=name,
+                **kwargs,
+            )
+            return layer(x, train=train)
+
+        wide = self.expansion * x.shape[-1]
+        y = x
+        if self.expansion != 1:
+            y = conv(y, wide, 1, "expand", activation=nn.relu6)
+        y = conv(
+            y,
+            wide,
+            3,
+            "depthwise",
+            strides=self.strides,
+            groups=wide,
+            activation=nn.relu6,
+        )
+        y = conv(y, self.width, 1, "project", activation=None)
+        return x + y if self.strides == 1 and x.shape == y.shape else y
+
+
+mobilenet_v2 = MobileNetV2
