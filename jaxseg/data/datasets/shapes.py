@@ -12,24 +12,23 @@ from jaxseg.data.images import IGNORE, encode_png
 CLASS_NAMES = ("ground", "disc", "ring", "square", "triangle", "cross")
 PALETTE = (
     (112, 112, 112),
-    (220, 60, 50),
-    (240, 170, 40),
-    (60, 160, 70),
-    (50, 110, 210),
-    (150, 70, 180),
+    (225, 60, 50),
+    (235, 190, 40),
+    (60, 170, 75),
+    (50, 105, 220),
+    (170, 65, 185),
 )
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 _SUPERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
-_TYPICAL_HUE = (None, 0, 28, 60, 105, 145)  # of 180, by class
-_SURE_HUE = 0.85  # the share of shapes whose hue tells their class
+_SURE_COLOUR = 0.93  # the share of shapes in their own class's colour; others: any's
 
 
 class Shapes(SegmentationBuilder, skip_registration=True):
     """Discs, rings, squares, triangles and crosses over textured ground.
 
     Shapes vary in size, rotation, colour and brightness and cover one another; the
-    picture is noisy. Colour hints at the class but does not settle it: two shapes of
-    five have a hue drawn at random. A border of one pixel around every shape is void.
+    picture is noisy. Colour suggests the class but does not settle it: some shapes wear
+    another class's. Shapes have a void outline, one pixel on either side of the edge.
     Each picture is a function of (seed, split, index) alone.
 
     Args:
@@ -135,10 +134,9 @@ def _smooth_noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray
 
 
 def _colour(rng: np.random.Generator, kind: int) -> np.ndarray:
-    sure = rng.uniform() < _SURE_HUE
-    hue = rng.normal(_TYPICAL_HUE[kind], 8) % 180 if sure else rng.uniform(0, 180)
-    hsv = np.uint8([[[hue, rng.uniform(110, 255), rng.uniform(120, 255)]]])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+    sure = rng.uniform() < _SURE_COLOUR
+    worn = kind if sure else rng.integers(1, len(CLASS_NAMES))
+    return np.array(PALETTE[worn]) * rng.uniform(0.7, 1.15) + rng.normal(0, 15, 3)
 
 
 def _cover(
