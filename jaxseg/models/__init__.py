@@ -1,5 +1,19 @@
 """Networks and the parts they are made of."""
 
-from jaxseg.models.registry import create_model, list_encoders, list_models
+from jaxseg.models.registry import (
+    create_model,
+    list_blocks,
+    list_encoders,
+    list_models,
+    list_skips,
+    list_upsamplers,
+)
 
-__all__ = ["create_model", "list_encoders", "list_models"]
+__all__ = [
+    "create_model",
+    "list_blocks",
+    "list_encoders",
+    "list_models",
+    "list_skips",
+    "list_upsamplers",
+]

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg.ops.convolution import conv_transpose
+
 Dtype = jnp.dtype
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -74,6 +76,102 @@ def run_stage(
     return (nn.remat(call) if remat else call)(stage, *arrays)
 
 
+class ConvTranspose(nn.Module):
+    """A transposed convolution with a fast gradient: every cell lays down a kernel.
+
+    Takes the arguments of `nn.Conv`, so that a block can have it in a convolution's
+    place.
+
+    Attributes:
+        features: output channels.
+        kernel_size: height and width of the kernel, in cells of the output; a square.
+        strides: how many times larger the output is.
+        padding: "SAME" for h * strides rows from h; "VALID" for all that the kernels
+            cover, (h - 1) * strides + kernel.
+        per_channel: whether channels are kept apart; `features` are then the input's.
+        use_bias: whether a bias is added.
+        kernel_init: initializer of the kernel [kh, kw, Cin, Cout], or [kh, kw, C].
+        fixed: whether the kernel is a constant, what `kernel_init` gives, rather than
+            a parameter.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: int = 1
+    padding: str = "SAME"
+    per_channel: bool = False
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
+    fixed: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self):
+        if len(set(self.kernel_size)) != 1 or self.kernel_size[0] < self.strides:
+            raise ValueError(
+                f"kernel_size={self.kernel_size} with strides={self.strides}: give a "
+                "square at least as large as the stride, or the output has gaps."
+            )
+        if self.padding not in ("SAME", "VALID"):
+            raise ValueError(f'padding={self.padding!r}: take "SAME" or "VALID".')
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H * strides, W * strides, features] if "SAME".
+
+        Raises:
+            ValueError: if channels are kept apart and `features` is another number.
+        """
+        _, h, w, channels = x.shape
+        if self.per_channel and channels != self.features:
+            raise ValueError(
+                f"A convolution per channel keeps its {channels} channels; it cannot "
+                f"give {self.features}. Set per_channel=False, or the same number."
+            )
+        # Each output cell sees one in strides**2 of a kernel's cells.
+        init = self.kernel_init or nn.initializers.variance_scaling(
+            2.0 * self.strides**2, "fan_in", "normal"
+        )
+        shape = (*self.kernel_size, channels)
+        if not self.per_channel:
+            shape += (self.features,)
+        if self.fixed:
+            kernel = init(jax.random.key(0), shape, self.param_dtype)
+        else:
+            kernel = self.param("kernel", init, shape, self.param_dtype)
+        excess = self.kernel_size[0] - self.strides if self.padding == "SAME" else 0
+        x = conv_transpose(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            self.strides,
+            padding=excess // 2,
+        )
+        if self.padding == "SAME":  # an odd excess leaves one at the end
+            x = x[:, : h * self.strides, : w * self.strides]
+        if self.use_bias:
+            zeros = nn.initializers.zeros
+            bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+            x = x + bias.astype(self.dtype).reshape(1, 1, 1, self.features)
+        return x
+
+
+def depthwise_conv(features: int, kernel_size: tuple[int, int], **kwargs) -> nn.Conv:
+    """A convolution of each channel for itself, with the arguments of `nn.Conv`.
+
+    Args:
+        features: channels, of the input as of the output.
+        kernel_size: height and width, in cells.
+        **kwargs: what else `nn.Conv` takes.
+
+    Returns:
+        A linen module from [B, H, W, features] to [B, H, W, features].
+    """
+    return nn.Conv(features, kernel_size, feature_group_count=features, **kwargs)
+
+
 class ConvBlock(nn.Module):
     """Convolutions in a row, each with BatchNorm and an activation: conv, BN, ReLU.
 
@@ -86,6 +184,11 @@ class ConvBlock(nn.Module):
         dropout: rate of the dropout that ends the block.
         padding: "SAME" keeps the size; "VALID" takes kernel - 1 cells off it with
             every convolution.
+        dilation: step from tap to tap of the kernels, in cells.
+        use_bias: whether the convolutions have biases.
+        conv: makes the convolutions, called with the arguments of `nn.Conv`: that,
+            `ConvTranspose` or `depthwise_conv`.
+        kernel_init: initializer of the kernels.
         dtype: of the computation.
         param_dtype: of the parameters.
         axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
@@ -97,6 +200,10 @@ class ConvBlock(nn.Module):
     activation: Activation | None = nn.relu
     dropout: float = 0.0
     padding: str = "SAME"
+    dilation: int = 1
+    use_bias: bool = True
+    conv: Callable[..., nn.Module] = nn.Conv
+    kernel_init: nn.initializers.Initializer = he_normal
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     axis_name: str | None = None
@@ -104,12 +211,15 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, H, W, features[-1]]; smaller with "VALID"."""
+        dilation = {} if self.dilation == 1 else {"kernel_dilation": self.dilation}
         for i, features in enumerate(self.features, start=1):
-            x = nn.Conv(
+            x = self.conv(
                 features,
                 (self.kernel, self.kernel),
                 padding=self.padding,
-                kernel_init=he_normal,
+                use_bias=self.use_bias,
+                kernel_init=self.kernel_init,
+                **dilation,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 name=f"conv{i}",
@@ -125,3 +235,138 @@ class ConvBlock(nn.Module):
             if self.activation is not None:
                 x = self.activation(x)
         return Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
+
+
+class ResidualBlock(nn.Module):
+    """A `ConvBlock` beside a shortcut, activated after their sum: a short skip.
+
+    The shortcut is a 1x1 convolution where the channels change.
+
+    Attributes:
+        features: output channels of each convolution, in order; at least one.
+        kernel: side of the square kernels, in cells.
+        norm: makes the normalisation after each convolution; None for none.
+        activation: after each convolution but the last, and after the sum.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+    """
+
+    features: tuple[int, ...]
+    kernel: int = 3
+    norm: Callable[..., nn.Module] | None = batch_norm
+    activation: Activation = nn.relu
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, features[-1]]."""
+        block = partial(ConvBlock, **_shared(self))
+        *first, last = self.features
+        y = block(tuple(first), self.kernel, activation=self.activation, name="first")(
+            x, train=train
+        )
+        y = block((last,), self.kernel, activation=None, name="last")(y, train=train)
+        if x.shape[-1] != last:
+            shortcut = block((last,), 1, activation=None, name="shortcut")
+            x = shortcut(x, train=train)
+        return self.activation(x + y)
+
+
+class SeparableBlock(nn.Module):
+    """Convolutions in two steps, depthwise and 1x1, each with BatchNorm and ReLU.
+
+    Attributes:
+        features: output channels of each pair, in order.
+        kernel: side of the depthwise kernels, in cells.
+        norm: makes the normalisation after each step; None for none.
+        activation: after each step.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+
+    Source: DeepLab v3+, sec. 3.1, https://arxiv.org/abs/1802.02611.
+    """
+
+    features: tuple[int, ...]
+    kernel: int = 3
+    norm: Callable[..., nn.Module] | None = batch_norm
+    activation: Activation = nn.relu
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, features[-1]]."""
+        block = partial(ConvBlock, activation=self.activation, **_shared(self))
+        for i, features in enumerate(self.features, start=1):
+            x = block(
+                (x.shape[-1],), self.kernel, conv=depthwise_conv, name=f"depthwise{i}"
+            )(x, train=train)
+            x = block((features,), 1, name=f"pointwise{i}")(x, train=train)
+        return x
+
+
+class DepthwiseBlock(nn.Module):
+    """Convolutions of each channel for itself: the smallest decoder.
+
+    Where channels change, a 1x1 convolution comes first.
+
+    Attributes:
+        features: output channels of each convolution, in order.
+        kernel: side of the kernels, in cells.
+        norm: makes the normalisation after each convolution; None for none.
+        activation: after each depthwise convolution; None for a linear block.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+
+    Source: SegNet-Basic-SingleChannelDecoder, https://arxiv.org/abs/1511.00561.
+    """
+
+    features: tuple[int, ...]
+    kernel: int = 3
+    norm: Callable[..., nn.Module] | None = batch_norm
+    activation: Activation | None = nn.relu
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, features[-1]]."""
+        block = partial(ConvBlock, **_shared(self))
+        for i, features in enumerate(self.features, start=1):
+            if x.shape[-1] != features:
+                project = block((features,), 1, activation=None, name=f"project{i}")
+                x = project(x, train=train)
+            x = block(
+                (features,),
+                self.kernel,
+                conv=depthwise_conv,
+                activation=self.activation,
+                name=f"depthwise{i}",
+            )(x, train=train)
+        return x
+
+
+def _shared(block):
+    return dict(
+        norm=block.norm,
+        dtype=block.dtype,
+        param_dtype=block.param_dtype,
+        axis_name=block.axis_name,
+    )
+
+
+BLOCKS = {
+    "bn": ConvBlock,
+    "depthwise": DepthwiseBlock,
+    "plain": partial(ConvBlock, norm=None),
+    "residual": ResidualBlock,
+    "separable": SeparableBlock,
+    "transposed": partial(ConvBlock, conv=ConvTranspose),
+}

@@ -1,47 +1,71 @@
 """The decoder: upsample, fuse, convolve, from the deepest level to the finest."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 
-from jaxseg.models.blocks import run_stage
 from jaxseg.models.encoders.features import Features
 
 
 class Decoder(nn.Module):
     """Climbs the levels of an encoder, one upsampler, skip and block at each.
 
+    Of levels that share a stride, the encoder's `Features.merged` keeps one.
+
     Attributes:
-        upsampler: makes the module called as `(x, places, size)`.
-        skip: makes the module called as `(x, level, train=...)`.
-        blocks: one module a level, deepest first, called as `(x, train=...)`.
-        remat: compute each block's activations again for the gradient.
+        upsamplers: one a level, deepest first, called as `(x, places, size)`.
+        skips: likewise, called as `(x, level, train=...)`.
+        blocks: likewise, called as `(x, train=...)`.
+        levels: which levels to climb to, counted from the finest, deepest first; None
+            for all but the deepest.
+        pooled_skips: whether skips are given what the max pooling that opens a level
+            gave, as in FCN, rather than the level's last map. A level that does not
+            open with one gives its last map all the same.
+        skip_last: whether the skip comes after the block rather than before.
+        remat: compute each level's activations again for the gradient.
     """
 
-    upsampler: Callable[..., nn.Module]
-    skip: Callable[..., nn.Module]
+    upsamplers: tuple[nn.Module, ...]
+    skips: tuple[nn.Module, ...]
     blocks: tuple[nn.Module, ...]
+    levels: tuple[int, ...] | None = None
+    pooled_skips: bool = False
+    skip_last: bool = False
     remat: bool = False
 
-    @nn.compact
     def __call__(self, features: Features, *, train: bool) -> jax.Array:
-        """Maps an encoder's levels to one map at the finest level's size.
+        """Maps an encoder's levels to one map, of the size of the last level climbed to.
 
         Raises:
-            ValueError: if there is not one block for each level but the deepest.
+            ValueError: if there is not one upsampler, skip and block for each level.
         """
-        steps = len(features.maps) - 1
-        if len(self.blocks) != steps:
+        features = features.merged()
+        deepest = len(features.maps) - 1
+        levels = range(deepest - 1, -1, -1) if self.levels is None else self.levels
+        counts = [len(p) for p in (self.upsamplers, self.skips, self.blocks)]
+        if set(counts) != {len(levels)}:
             raise ValueError(
-                f"The encoder has {steps + 1} levels, so the decoder takes {steps} "
-                f"blocks, deepest first; it was given {len(self.blocks)}."
+                f"The encoder has {deepest + 1} levels, and the decoder climbs to "
+                f"{len(levels)} of them, so it takes as many upsamplers, skips and "
+                f"blocks, deepest first; it was given {', '.join(map(str, counts))}."
             )
-        x = features.maps[-1]
-        for step, block in enumerate(self.blocks):
-            level = steps - 1 - step
-            size = features.sizes[level]
-            x = self.upsampler(name=f"up{level}")(x, features.places[level + 1], size)
-            x = self.skip(name=f"skip{level}")(x, features.maps[level], train=train)
-            x = run_stage(block, x, train=train, remat=self.remat)
+        x, below = features.maps[-1], deepest
+        for step, level in enumerate(levels):
+            source = features.pooled[level] if self.pooled_skips else None
+            source = features.maps[level] if source is None else source
+            # Places lead from a level to the next finer one alone.
+            places = features.places[below] if level == below - 1 else None
+            x = self._climb(step, x, places, source, features.sizes[level], train)
+            below = level
         return x
+
+    def _climb(self, step, x, places, source, size, train):
+        def climb(self, x, places, source):
+            x = self.upsamplers[step](x, places, size)
+            if not self.skip_last:
+                x = self.skips[step](x, source, train=train)
+            x = self.blocks[step](x, train=train)
+            if self.skip_last:
+                x = self.skips[step](x, source, train=train)
+            return x
+
+        return (nn.remat(climb) if self.remat else climb)(self, x, places, source)

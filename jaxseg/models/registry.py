@@ -1,15 +1,23 @@
 """Models by name."""
 
-import difflib
 import inspect
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxseg.models.blocks import BLOCKS
+from jaxseg.models.encoder_decoder import encoder_decoder
 from jaxseg.models.encoders import ENCODERS
+from jaxseg.models.parts import check_classes, instead
 from jaxseg.models.segnet import segnet, segnet_basic
+from jaxseg.models.skips import SKIPS
+from jaxseg.models.upsamplers import UPSAMPLERS
 
-MODELS = {"segnet": segnet, "segnet_basic": segnet_basic}
+MODELS = {
+    "encoder_decoder": encoder_decoder,
+    "segnet": segnet,
+    "segnet_basic": segnet_basic,
+}
 
 
 def list_models() -> tuple[str, ...]:
@@ -20,6 +28,21 @@ def list_models() -> tuple[str, ...]:
 def list_encoders() -> tuple[str, ...]:
     """Names of encoders."""
     return tuple(sorted(ENCODERS))
+
+
+def list_skips() -> tuple[str, ...]:
+    """Names of skips."""
+    return tuple(sorted(SKIPS))
+
+
+def list_upsamplers() -> tuple[str, ...]:
+    """Names of upsamplers."""
+    return tuple(sorted(UPSAMPLERS))
+
+
+def list_blocks() -> tuple[str, ...]:
+    """Names of blocks."""
+    return tuple(sorted(BLOCKS))
 
 
 def create_model(name: str, num_classes: int, **parts) -> nn.Module:
@@ -40,19 +63,12 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
     """
     builder = MODELS.get(name)
     if builder is None:
-        raise ValueError(f"Unknown model {name!r}{_instead(name, list_models())}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: a model needs at least 1 class.")
+        raise ValueError(f"Unknown model {name!r}{instead(name, list_models())}")
+    check_classes(num_classes)
     known = tuple(inspect.signature(builder).parameters)[1:]
     for part in parts:
         if part not in known:
-            raise ValueError(f"{name} has no part {part!r}{_instead(part, known)}")
+            raise ValueError(f"{name} has no part {part!r}{instead(part, known)}")
     for key in {"dtype", "param_dtype"} & parts.keys():
         parts[key] = jnp.dtype(parts[key])
     return builder(num_classes, **parts)
-
-
-def _instead(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Known: {', '.join(known)}."

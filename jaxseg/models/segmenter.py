@@ -1,10 +1,36 @@
-"""The whole network: encoder, decoder and head around the image's own size."""
+"""The whole network: encoder, neck, decoder and head around the image's own size."""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 
+from jaxseg.models.blocks import run_stage
+from jaxseg.models.encoders.features import Features
 from jaxseg.ops.resize import resize_bilinear
+
+
+class Auxiliary(nn.Module):
+    """Scores from one of the encoder's levels, for a loss of their own in training.
+
+    Attributes:
+        block: called as `(map, train=...)`.
+        head: called as `(map)`, returns scores, [B, h, w, K].
+        level: which of the encoder's levels, as an index of `Features.maps`.
+        weight: of its loss beside the main one, which has 1.
+    """
+
+    block: nn.Module
+    head: nn.Module
+    level: int
+    weight: float
+
+    def __call__(self, features: Features, *, train: bool) -> jax.Array:
+        """Maps an encoder's levels to scores [B, h, w, K]."""
+        return self.head(self.block(features.maps[self.level], train=train))
 
 
 class Segmenter(nn.Module):
@@ -12,18 +38,66 @@ class Segmenter(nn.Module):
 
     Attributes:
         encoder: called as `(image, train=...)`, returns `Features`.
-        decoder: called as `(features, train=...)`, returns one map.
+        decoder: called as `(features, train=...)`, returns one map; None for the
+            deepest level's.
         head: called as `(map)`, returns scores, [B, h, w, K].
+        neck: called as `(map, train=...)` with the deepest level's map, and takes its
+            place: FCN's fully connected layers, DeepLab's ASPP. None for none.
+        auxiliary: heads for deep supervision.
+        finish: brings scores to the image's size, called as `(scores, size)` in
+            float32, also if they have it already.
+        check_size: called with the image's (height, width) before all else; raises
+            ValueError if the network cannot take it. None if it takes all.
+        remat: compute the neck's activations again for the gradient.
     """
 
     encoder: nn.Module
-    decoder: nn.Module
+    decoder: nn.Module | None
     head: nn.Module
+    neck: nn.Module | None = None
+    auxiliary: tuple[Auxiliary, ...] = ()
+    finish: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
+    check_size: Callable[[tuple[int, int]], None] | None = None
+    remat: bool = False
 
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        """Maps an image [B, H, W, C] to float32 logits [B, H, W, K], any H and W."""
-        features = self.encoder(image, train=train)
-        scores = self.head(self.decoder(features, train=train)).astype(jnp.float32)
-        if scores.shape[1:3] == image.shape[1:3]:
-            return scores
-        return resize_bilinear(scores, image.shape[1:3])
+    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array | dict[str, Any]:
+        """Maps an image [B, H, W, C] to float32 logits [B, H, W, K], any H and W.
+
+        Returns:
+            The logits. In training, with auxiliary heads: `logits` and `aux`, which
+            has a pair (weight, logits) for each of them.
+
+        Raises:
+            ValueError: if the variables are those of images with other channels.
+        """
+        size = image.shape[1:3]
+        if self.check_size is not None:
+            self.check_size(size)
+        features = self._encode(image, train)
+        x = features.maps[-1]
+        if self.neck is not None:
+            x = run_stage(self.neck, x, train=train, remat=self.remat)
+            features = features.replace(maps=(*features.maps[:-1], x))
+        if self.decoder is not None:
+            x = self.decoder(features, train=train)
+        logits = self._scores(self.head(x), size)
+        if not self.auxiliary or not (train or self.is_initializing()):
+            return logits
+        aux = tuple(
+            (auxiliary.weight, self._scores(auxiliary(features, train=train), size))
+            for auxiliary in self.auxiliary
+        )
+        return {"logits": logits, "aux": aux} if train else logits
+
+    def _scores(self, scores, size):
+        return self.finish(scores.astype(jnp.float32), size)
+
+    def _encode(self, image, train):
+        try:
+            return self.encoder(image, train=train)
+        except ScopeParamShapeError as error:
+            raise ValueError(
+                f"The image has {image.shape[-1]} channels and the variables are those "
+                "of a model for another number, or of another width; give images like "
+                f"those it was trained on. ({error})"
+            ) from error

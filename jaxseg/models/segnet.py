@@ -81,7 +81,10 @@ def segnet(
         for wide, narrow, depth, rate in zip(widths, above, depths, dropouts)
     ]
     decoder = Decoder(
-        upsampler=Unpool, skip=NoSkip, blocks=tuple(reversed(blocks)), remat=remat
+        upsamplers=tuple(Unpool() for _ in blocks),
+        skips=tuple(NoSkip() for _ in blocks),
+        blocks=tuple(reversed(blocks)),
+        remat=remat,
     )
     return Segmenter(encoder, decoder, _classifier(num_classes, 3, dtype, param_dtype))
 
@@ -126,8 +129,8 @@ def segnet_basic(
         ConvBlock, (width,), kernel=7, norm=_norm, activation=None, **layers
     )
     decoder = Decoder(
-        upsampler=Unpool,
-        skip=NoSkip,
+        upsamplers=tuple(Unpool() for _ in range(4)),
+        skips=tuple(NoSkip() for _ in range(4)),
         blocks=tuple(block(dropout=rate) for rate in (dropout, dropout, 0.0, 0.0)),
         remat=remat,
     )

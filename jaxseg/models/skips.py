@@ -1,10 +1,62 @@
 """Skips: what crosses over from an encoder level to the decoder level of its size."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import Dtype
+from jaxseg.ops.resize import crop_to, resize_bilinear
+
+Meet = Callable[[jax.Array, tuple[int, int]], jax.Array]
 
 
-class NoSkip(nn.Module):
+def crop_center(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Cuts the middle out of a map, as U-Net does with its skips.
+
+    Args:
+        x: [B, H, W, C].
+        size: height and width of the result, in cells.
+
+    Returns:
+        [B, *size, C]; of an odd rest, the smaller half is cut off the top and left.
+    """
+    _, height, width, _ = x.shape
+    return crop_to(x, size, ((height - size[0]) // 2, (width - size[1]) // 2))
+
+
+class Skip(nn.Module):
+    """What all skips have; a skip is called as `(x, level, train=...)`.
+
+    Attributes:
+        meet: brings the level to the size of `x` where the two differ, called as
+            `(level, size)`: `resize_bilinear`, `crop_center`, or `crop_to` with an
+            `offset`.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+    """
+
+    meet: Meet = resize_bilinear
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def _met(self, level, x):
+        size = x.shape[1:3]
+        return level if level.shape[1:3] == size else self.meet(level, size)
+
+    def _project(self, features, name, **kwargs):
+        return nn.Conv(
+            features,
+            (1, 1),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+            **kwargs,
+        )
+
+
+class NoSkip(Skip):
     """Nothing crosses over. SegNet's decoder sees the encoder through places alone."""
 
     @nn.compact
@@ -12,3 +64,106 @@ class NoSkip(nn.Module):
         """Returns `x` [B, H, W, C] as it is."""
         del level, train
         return x
+
+
+class Sum(Skip):
+    """Adds the level to the map: x + project(scale * level).
+
+    Attributes:
+        project: which of the two passes a 1x1 convolution that makes the channels
+            equal: "level", as in FCN; "map", only where the channels differ, as in
+            FC-ResNet; or "none", the channels being equal.
+        scale: factor on the level before its projection; FCN-8s-atonce has 0.01 and
+            0.0001.
+        kernel_init: initializer of the projection; FCN's scores start from zero.
+
+    Source: FCN, sec. 4.2, https://arxiv.org/abs/1411.4038.
+    """
+
+    project: str = "level"
+    scale: float = 1.0
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    def __post_init__(self):
+        if self.project not in ("level", "map", "none"):
+            raise ValueError(
+                f'project={self.project!r}: take "level", "map" or "none".'
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, level: jax.Array, *, train: bool) -> jax.Array:
+        """Adds `level` [B, h, w, D] to `x` [B, H, W, C].
+
+        Returns:
+            [B, H, W, C], or [B, H, W, D] where the map is projected.
+
+        Raises:
+            ValueError: if nothing is projected, and the channels differ.
+        """
+        del train
+        level = self.scale * level
+        if self.project == "level":
+            # Projected before it is brought to size: its channels are usually fewer.
+            level = self._project(x.shape[-1], "project", kernel_init=self.kernel_init)(
+                level
+            )
+        elif x.shape[-1] != level.shape[-1]:
+            if self.project == "none":
+                raise ValueError(
+                    f"The level has {level.shape[-1]} channels and the map "
+                    f'{x.shape[-1]}: set project="level" or "map", or give the '
+                    f"decoder {level.shape[-1]} channels here."
+                )
+            x = self._project(level.shape[-1], "project", kernel_init=self.kernel_init)(
+                x
+            )
+        return x + self._met(level, x)
+
+
+class Concat(Skip):
+    """Puts the level's channels behind the map's.
+
+    Attributes:
+        adapt: module that the level passes first, called as `(level, train=...)`, such
+            as DeepLab v3+'s 1x1 convolution to 48 channels; None for none.
+
+    Source: U-Net, sec. 2, https://arxiv.org/abs/1505.04597.
+    """
+
+    adapt: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, level: jax.Array, *, train: bool) -> jax.Array:
+        """Maps `x` [B, H, W, C] and `level` [B, h, w, D] to [B, H, W, C + D']."""
+        if self.adapt is not None:
+            level = self.adapt(level, train=train)
+        return jnp.concatenate([x, self._met(level, x)], axis=-1)
+
+
+class Gated(Skip):
+    """As `Concat`, the level weighed cell by cell by a gate that both decide on.
+
+        gate = sigmoid(w . relu(level V + x U))
+
+    Attributes:
+        features: channels inside the gate; by default half of the level's.
+
+    Source: Oktay et al., Attention U-Net, https://arxiv.org/abs/1804.03999.
+    """
+
+    features: int | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, level: jax.Array, *, train: bool) -> jax.Array:
+        """Maps `x` [B, H, W, C] and `level` [B, h, w, D] to [B, H, W, C + D]."""
+        del train
+        level = self._met(level, x)
+        features = self.features or max(level.shape[-1] // 2, 1)
+        hidden = self._project(features, "level")(level)
+        hidden = hidden + self._project(features, "map", use_bias=False)(x)
+        gate = nn.sigmoid(self._project(1, "gate")(nn.relu(hidden)))
+        return jnp.concatenate([x, gate * level], axis=-1)
+
+
+SKIPS = {"concat": Concat, "gated": Gated, "none": NoSkip, "sum": Sum}

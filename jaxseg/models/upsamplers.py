@@ -1,16 +1,204 @@
 """Upsamplers: how a decoder's map grows to the size of the next finer level."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from jaxseg.models.blocks import Activation, ConvTranspose, Dtype
+from jaxseg.ops.convolution import bilinear_kernel
+from jaxseg.ops.indexed_pooling import max_unpool_indices
 from jaxseg.ops.pooling import max_unpool
+from jaxseg.ops.resize import resize_bilinear, resize_nearest
 
 
-class Unpool(nn.Module):
+class Upsampler(nn.Module):
+    """What all upsamplers have; one is called as `(x, places, size)`.
+
+    Its arguments are the coarse map [B, h, w, C], the places of the encoder's pooling
+    [B, h, w, D] or None, and the height and width to grow to. It returns
+    [B, *size, features].
+
+    Attributes:
+        features: channels of the result; None for those of the map. What only moves
+            values, or keeps channels apart, keeps its channels whatever is given.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+    """
+
+    features: int | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+
+class Nearest(Upsampler):
+    """Repeats the nearest cell."""
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, places: jax.Array | None, size: tuple[int, int]
+    ) -> jax.Array:
+        """Maps [B, h, w, C] to [B, *size, C]."""
+        del places
+        return resize_nearest(x, size)
+
+
+class Bilinear(Upsampler):
+    """Interpolates between the nearest cells.
+
+    Attributes:
+        align_corners: whether the centres of the corner cells coincide (Caffe's
+            Interp, DeepLab) rather than the corners themselves.
+    """
+
+    align_corners: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, places: jax.Array | None, size: tuple[int, int]
+    ) -> jax.Array:
+        """Maps [B, h, w, C] to [B, *size, C]."""
+        del places
+        return resize_bilinear(x, size, self.align_corners)
+
+
+def bilinear_init(strides: int) -> nn.initializers.Initializer:
+    """Initializer with which a transposed convolution interpolates bilinearly.
+
+    Kernels [kh, kw, C] interpolate each channel for itself, and so do [kh, kw, C, C],
+    whose off-diagonal parts are zero. With other numbers of channels, [kh, kw, C, D],
+    what is interpolated is a random mixture of the channels. Kernels larger than twice
+    the stride have zeros around; smaller ones are scaled to keep the mean.
+
+    Args:
+        strides: of the transposed convolution.
+
+    Returns:
+        An initializer, called as `(key, shape, dtype)`.
+
+    Source: FCN, `surgery.py`: on the diagonal alone, or all channels are summed.
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        side = min(shape[0], 2 * strides - strides % 2)
+        kernel = bilinear_kernel(side)
+        kernel = kernel * strides**2 / jnp.sum(kernel)
+        before = (shape[0] - side) // 2
+        kernel = jnp.pad(kernel, ((before, shape[0] - side - before),) * 2)
+        if len(shape) == 3:
+            mixture = jnp.ones((1, 1, shape[2]))
+        elif shape[2] == shape[3]:
+            mixture = jnp.eye(shape[2]).reshape(1, 1, *shape[2:])
+        else:
+            mixture = nn.initializers.lecun_normal()(key, (1, 1, *shape[2:]))
+        kernel = kernel.reshape(*shape[:2], *(1,) * (len(shape) - 2))
+        return (kernel * mixture).astype(dtype)
+
+    return init
+
+
+class Transposed(Upsampler):
+    """A transposed convolution, which starts as bilinear interpolation.
+
+    Attributes:
+        kernel: side of the kernel, in cells of the result.
+        strides: how many times larger the result is.
+        per_channel: whether channels are kept apart.
+        fixed: whether the kernel stays what it starts as, as in FCN's released nets.
+        use_bias: whether a bias is added.
+        kernel_init: initializer of the kernel; None for bilinear interpolation.
+        activation: after it; None for none.
+        fit: whether the result is cut to the size asked for. Nets with convolutions or
+            crops that are not padded take it whole, and crop their skips to it.
+
+    Source: FCN, sec. 3.3, https://arxiv.org/abs/1411.4038.
+    """
+
+    kernel: int = 4
+    strides: int = 2
+    per_channel: bool = False
+    fixed: bool = False
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer | None = None
+    activation: Activation | None = None
+    fit: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, places: jax.Array | None, size: tuple[int, int]
+    ) -> jax.Array:
+        """Maps [B, h, w, C] to [B, *size, features].
+
+        Raises:
+            ValueError: if the size asked for is not `strides` times the map's.
+        """
+        del places
+        channels = x.shape[-1]
+        x = ConvTranspose(
+            channels if self.per_channel else self.features or channels,
+            (self.kernel, self.kernel),
+            strides=self.strides,
+            padding="SAME" if self.fit else "VALID",
+            per_channel=self.per_channel,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init or bilinear_init(self.strides),
+            fixed=self.fixed,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conv",
+        )(x)
+        if self.activation is not None:
+            x = self.activation(x)
+        return _fitted(x, size, self.strides) if self.fit else x
+
+
+class PixelShuffle(Upsampler):
+    """A 1x1 convolution to strides**2 as many channels, laid out side by side.
+
+    Attributes:
+        strides: how many times larger the result is.
+
+    Source: Shi et al., https://arxiv.org/abs/1609.05158.
+    """
+
+    strides: int = 2
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, places: jax.Array | None, size: tuple[int, int]
+    ) -> jax.Array:
+        """Maps [B, h, w, C] to [B, *size, features].
+
+        Raises:
+            ValueError: if the size asked for is not `strides` times the map's.
+        """
+        del places
+        b, h, w, channels = x.shape
+        features, s = self.features or channels, self.strides
+        conv = nn.Conv(
+            features * s**2,
+            (1, 1),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conv",
+        )
+        x = conv(x).reshape(b, h, w, s, s, features)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * s, w * s, features)
+        return _fitted(x, size, s)
+
+
+class Unpool(Upsampler):
     """Puts each value back where the encoder found its maximum, among zeros.
+
+    Attributes:
+        project: whether a 1x1 convolution gives the map the channels of the places
+            where they differ.
 
     Source: SegNet, sec. 3, https://arxiv.org/abs/1511.00561.
     """
+
+    project: bool = False
 
     @nn.compact
     def __call__(
@@ -20,12 +208,13 @@ class Unpool(nn.Module):
 
         Args:
             x: the coarse map.
-            places: uint8 [B, h, w, C] from the encoder's pooling.
+            places: from the encoder's pooling, [B, h, w, C]: uint8 of disjoint
+                windows, or int32 over the plane.
             size: height and width to grow to, those of the pooled map.
 
         Raises:
             ValueError: if the encoder does not reach this level by max pooling, or the
-                channels differ.
+                channels differ and are not projected.
         """
         if places is None:
             raise ValueError(
@@ -34,9 +223,43 @@ class Unpool(nn.Module):
                 "encoder that max-pools at every level, such as vgg16_bn."
             )
         if places.shape[-1] != x.shape[-1]:
+            if not self.project:
+                raise ValueError(
+                    f"Unpooling maps channel to channel, but the decoder brings "
+                    f"{x.shape[-1]} channels to a level of {places.shape[-1]}; let the "
+                    f"decoder block before it end in {places.shape[-1]}, or set "
+                    "project=True."
+                )
+            x = nn.Conv(
+                places.shape[-1],
+                (1, 1),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name="project",
+            )(x)
+        if places.dtype == jnp.uint8:
+            return max_unpool(x, places, size)
+        return max_unpool_indices(x, places, size)
+
+
+def _fitted(x, size, strides):
+    """Cuts off what a finer level of an odd size does not have."""
+    for n, wanted in zip(x.shape[1:3], size):
+        if not n - strides < wanted <= n:
             raise ValueError(
-                f"Unpooling maps channel to channel, but the decoder brings "
-                f"{x.shape[-1]} channels to a level of {places.shape[-1]}; let the "
-                f"decoder block before it end in {places.shape[-1]}."
+                f"With strides={strides} the map grows to {x.shape[1]}x{x.shape[2]}, "
+                f"and the level has {size[0]}x{size[1]}; give the stride between the "
+                "two levels, or take an upsampler of any size, such as bilinear."
             )
-        return max_unpool(x, places, size)
+    return x[:, : size[0], : size[1]]
+
+
+UPSAMPLERS = {
+    "bilinear": Bilinear,
+    "bilinear_align_corners": partial(Bilinear, align_corners=True),
+    "nearest": Nearest,
+    "pixel_shuffle": PixelShuffle,
+    "transposed": Transposed,
+    "transposed_fixed": partial(Transposed, per_channel=True, fixed=True),
+    "unpool": partial(Unpool, project=True),
+}

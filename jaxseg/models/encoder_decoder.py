@@ -1,0 +1,160 @@
+"""The free combination: any encoder, skip, upsampler and block."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import Dtype, he_normal
+from jaxseg.models.decoder import Decoder
+from jaxseg.models.encoders import Features
+from jaxseg.models.parts import Part, check_arguments, create_part, describe
+from jaxseg.models.segmenter import Segmenter
+from jaxseg.models.upsamplers import Unpool
+
+WIDEST = 256
+"""Channels that no level of a decoder exceeds, if it is not told its widths."""
+
+
+def encoder_decoder(
+    num_classes: int,
+    *,
+    encoder: Part = "vgg16_bn",
+    skip: Part = "concat",
+    upsampler: Part = "bilinear",
+    block: Part = "bn",
+    widths: tuple[int, ...] | None = None,
+    depth: int = 2,
+    encoder_parts: Mapping[str, Any] = {},
+    skip_parts: Mapping[str, Any] = {},
+    upsampler_parts: Mapping[str, Any] = {},
+    block_parts: Mapping[str, Any] = {},
+    remat: bool = False,
+    dtype: Dtype = jnp.float32,
+    param_dtype: Dtype = jnp.float32,
+    axis_name: str | None = None,
+) -> Segmenter:
+    """A network of freely chosen parts.
+
+    The decoder climbs every level of the encoder. Where the finest of them is coarser
+    than the image, bilinear interpolation of the logits does the rest.
+
+    Each part is a name, a module (copied for every level) or what makes one: a class
+    or `functools.partial`, called with the arguments named below and with its own.
+
+    Args:
+        num_classes: K.
+        encoder: one of `list_encoders()`; makers are called with `remat`, `dtype`,
+            `param_dtype` and `axis_name`.
+        skip: one of `list_skips()`; makers are called with `dtype` and `param_dtype`.
+        upsampler: one of `list_upsamplers()`; makers are called with `features` (the
+            channels of the level), `dtype` and `param_dtype`.
+        block: one of `list_blocks()`; makers are called with `features` (the channels
+            of each convolution), `dtype`, `param_dtype` and `axis_name`.
+        widths: channels of the decoder at each level that it climbs to, deepest first;
+            by default those of the encoder there, at most 256.
+        depth: convolutions in each block.
+        encoder_parts: what else the encoder takes, such as `output_stride`.
+        skip_parts: likewise.
+        upsampler_parts: likewise, such as `kernel`.
+        block_parts: likewise, such as `kernel`.
+        remat: compute the activations of every level again for the gradient.
+        dtype: of the computation; the logits are float32.
+        param_dtype: of the parameters.
+        axis_name: mapped axis of the batch, under pmap or shard_map.
+
+    Returns:
+        A module from an image [B, H, W, C] to logits [B, H, W, K].
+
+    Raises:
+        ValueError: if a name is unknown, the parts do not fit together or there is not
+            one width for each level.
+    """
+    layers = dict(dtype=dtype, param_dtype=param_dtype)
+    encoder = create_part(
+        "encoder",
+        encoder,
+        remat=remat,
+        axis_name=axis_name,
+        **layers,
+        **check_arguments("encoder", encoder_parts),
+    )
+    features = describe(encoder).merged()
+    widths = _widths(features, widths)
+    upsamplers = tuple(
+        create_part(
+            "upsampler",
+            upsampler,
+            features=width,
+            **layers,
+            **check_arguments("upsampler", upsampler_parts),
+        )
+        for width in widths
+    )
+    if any(isinstance(x, Unpool) for x in upsamplers):
+        _check_places(features)
+    strides = {getattr(x, "strides", None) for x in upsamplers} - {None}
+    if strides:
+        _check_strides(features, strides)
+    decoder = Decoder(
+        upsamplers=upsamplers,
+        skips=tuple(
+            create_part("skip", skip, **layers, **check_arguments("skip", skip_parts))
+            for _ in widths
+        ),
+        blocks=tuple(
+            create_part(
+                "block",
+                block,
+                features=(width,) * depth,
+                axis_name=axis_name,
+                **layers,
+                **check_arguments("block", block_parts),
+            )
+            for width in widths
+        ),
+        remat=remat,
+    )
+    head = nn.Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
+    return Segmenter(encoder, decoder, head)
+
+
+def _widths(features: Features, widths) -> tuple[int, ...]:
+    channels = tuple(x.shape[-1] for x in features.maps)
+    steps = len(channels) - 1
+    if widths is None:
+        return tuple(min(c, WIDEST) for c in reversed(channels[:-1]))
+    if len(widths) != steps or min(widths, default=1) < 1:
+        raise ValueError(
+            f"widths={tuple(widths)}: this encoder has {steps + 1} levels (strides "
+            f"{', '.join(map(str, features.strides))}), so the decoder climbs to "
+            f"{steps} and takes {steps} positive widths, deepest first."
+        )
+    return tuple(widths)
+
+
+def _check_places(features: Features) -> None:
+    without = [
+        stride
+        for stride, places in zip(features.strides[1:], features.places[1:])
+        if places is None
+    ]
+    if without:
+        raise ValueError(
+            "Unpooling needs an encoder that max-pools at every level, and this one "
+            f"reaches stride {', '.join(map(str, without))} without. Take another "
+            "upsampler (bilinear, nearest, transposed, pixel_shuffle), or one of the "
+            "encoders alexnet, googlenet, segnet_basic, unet, vgg16 or vgg16_bn."
+        )
+
+
+def _check_strides(features: Features, strides: set[int]) -> None:
+    steps = {b // a for a, b in pairwise(features.strides)}
+    if steps - strides:
+        raise ValueError(
+            f"The upsampler grows maps {', '.join(map(str, strides))} times, and this "
+            f"encoder's strides are {features.strides}. Give strides in "
+            "upsampler_parts, or take one that grows to any size (bilinear, nearest)."
+        )

@@ -1,0 +1,122 @@
+"""Parts of a network, by name or as objects, and what fits together."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import BLOCKS
+from jaxseg.models.encoders import ENCODERS, Features
+from jaxseg.models.skips import SKIPS
+from jaxseg.models.upsamplers import UPSAMPLERS
+
+Part = str | nn.Module | Callable[..., nn.Module]
+"""A name; a module, taken as it is; or what makes a module from keyword arguments."""
+
+KINDS = {
+    "encoder": ENCODERS,
+    "skip": SKIPS,
+    "upsampler": UPSAMPLERS,
+    "block": BLOCKS,
+}
+
+
+def create_part(kind: str, part: Part, **kwargs) -> nn.Module:
+    """Builds a part.
+
+    Args:
+        kind: "encoder", "skip", "upsampler" or "block".
+        part: a name; a module, of which a copy is taken as it is; or what makes a
+            module, called with the keyword arguments.
+        **kwargs: of the part.
+
+    Returns:
+        A module of its own, which shares no parameters.
+
+    Raises:
+        ValueError: if the name is unknown, or the part does not take an argument.
+    """
+    if isinstance(part, nn.Module):
+        return part.clone(name=None)
+    if isinstance(part, str):
+        if part not in KINDS[kind]:
+            known = tuple(sorted(KINDS[kind]))
+            raise ValueError(f"Unknown {kind} {part!r}{instead(part, known)}")
+        part = KINDS[kind][part]
+    try:
+        return part(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"The {kind} cannot be built: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def describe(encoder: nn.Module) -> Features:
+    """The shapes of an encoder's levels, for a colour image of 256x256 pixels.
+
+    Args:
+        encoder: called as `(image, train=...)`, returns `Features`.
+
+    Returns:
+        Its `Features` with shapes in the place of arrays; nothing is computed.
+    """
+    image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(
+        lambda key, image: encoder.init_with_output(key, image, train=False)[0],
+        key,
+        image,
+    )
+
+
+def instead(name: str, known: tuple[str, ...]) -> str:
+    """The end of a message about an unknown name: what was meant, and what there is.
+
+    Args:
+        name: the unknown one.
+        known: all that would do.
+
+    Returns:
+        '; did you mean ...? Known: ...' or '. Known: ...'.
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(known)}."
+
+
+def check_classes(num_classes: int) -> None:
+    """Refuses a model without classes.
+
+    Args:
+        num_classes: K.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: a model needs at least 1 class.")
+
+
+def check_arguments(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a part's own arguments, without what all parts are given anyway.
+
+    Args:
+        kind: of part, for the message.
+        arguments: keyword arguments.
+
+    Returns:
+        The same as a dict.
+
+    Raises:
+        ValueError: if one of them is the whole network's.
+    """
+    shared = {"dtype", "param_dtype", "axis_name", "remat"} & arguments.keys()
+    if shared:
+        raise ValueError(
+            f"{kind}_parts has {', '.join(sorted(shared))}, which the whole network "
+            "shares; give it to the network."
+        )
+    return dict(arguments)
