@@ -49,18 +49,19 @@ def test_shapes_of_any_size(tmp_path):
         shapes(tmp_path, image_size=(8, 64))
 
 
-def test_a_void_border_lies_between_a_shape_and_the_ground():
-    """No pixel of a shape touches ground or another shape."""
+def test_a_void_outline_two_pixels_wide_surrounds_every_shape():
+    """Within two pixels of a shape lies neither ground nor another shape."""
     for seed in range(10):
         _, label = draw_shapes(np.random.default_rng(seed), (64, 64))
-        assert label.max() == 255
-        for a, b in (
-            (label[1:], label[:-1]),
-            (label[:, 1:], label[:, :-1]),
-            (label[1:, 1:], label[:-1, :-1]),
-        ):
-            touching = (a != b) & (a != 255) & (b != 255)
-            assert not touching.any()
+        assert set(np.unique(label)) <= {*range(6), 255}
+        for step in (1, 2):
+            for a, b in (
+                (label[step:], label[:-step]),
+                (label[:, step:], label[:, :-step]),
+                (label[step:, step:], label[:-step, :-step]),
+            ):
+                touching = (a != b) & (a != 255) & (b != 255)
+                assert not touching.any()
 
 
 def test_colour_suggests_the_class_but_does_not_settle_it():
