@@ -1,9 +1,11 @@
-"""CamVid in 20 minutes on two cores: a narrow SegNet at half size.
+"""CamVid in 20 minutes on two cores: a narrow ResNet-18 U-Net at half size.
 
     python train.py --config configs/camvid_quick.py --workdir runs/camvid \
         --config.data.root=/path/to/camvid
 
-Fed at 176x240, scored at the labels' own 360x480.
+Fed at 176x240, scored at the labels' own 360x480. On two cores a network spends most of
+its time at the image's own resolution; this one starts at half of it and has the last
+factor of two from bilinear interpolation, which buys five times the channels.
 """
 
 from configs import default
@@ -12,19 +14,24 @@ from configs import default
 def get_config():
     """See above."""
     config = default.get_config()
-    config.model.parts = {"width": 16, "depths": (2, 2, 2, 2)}
+    config.model.name = "encoder_decoder"
+    config.model.parts = {
+        "encoder": "resnet18",
+        "encoder_parts": {"width": 32},
+        "skip": "concat",
+        "upsampler": "bilinear",
+        "widths": (128, 64, 32, 32),
+    }
 
     config.data.dataset = "camvid"
     config.data.image_size = (176, 240)
-    config.augment.crop_px = (176, 240)
     config.augment.scale = (0.8, 1.25)
+    config.augment.crop_px = (176, 240)
 
-    config.schedule.learning_rate = 4e-3
+    config.schedule.learning_rate = 3e-3
     config.schedule.warmup_steps = 20
     config.train.batch_size = 8
-    config.train.steps = 800
+    config.train.steps = 1000
     config.train.log_every_steps = 20
-    config.train.eval_every_steps = 200
-    config.train.save_every_steps = 200
     config.eval.batch_size = 8
     return config.lock()

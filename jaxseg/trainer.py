@@ -382,7 +382,7 @@ def _dataset(config: ConfigDict) -> dict[str, Any]:
     return {
         "dataset": section.dataset,
         # Absolute, so that the workdir can be evaluated from anywhere.
-        "root": section.root and str(Path(section.root).expanduser().absolute()),
+        "root": section.root and str(Path(section.root).expanduser().resolve()),
         "prepared_dir": section.prepared_dir,
         **section.options.to_dict(),
     }
