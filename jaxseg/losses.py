@@ -36,19 +36,19 @@ def cross_entropy(
     reported from a device, so it makes the sum NaN.
 
     Args:
-      logits: scores `[..., K]` of any float type; the arithmetic is float32.
-      label: integers `[...]` in 0..K-1, or `ignore_index`.
-      class_weights: one weight per class `[K]`; None counts every class alike.
-      denominator: "pixels", "weights" or "none", as above.
-      ignore_index: label of the void pixels.
-      label_smoothing: share of the target spread evenly over all classes, in [0, 1].
+        logits: scores `[..., K]` of any float type; the arithmetic is float32.
+        label: integers `[...]` in 0..K-1, or `ignore_index`.
+        class_weights: one weight per class `[K]`; None counts every class alike.
+        denominator: "pixels", "weights" or "none", as above.
+        ignore_index: label of the void pixels.
+        label_smoothing: share of the target spread evenly over all classes, in [0, 1].
 
     Returns:
-      (sum, denominator), float32 scalars.
+        (sum, denominator), float32 scalars.
 
     Raises:
-      ValueError: for shapes that do not fit, labels that are not integers, or an
-        unknown denominator.
+        ValueError: for shapes that do not fit, labels that are not integers, or an
+            unknown denominator.
 
     Source: Caffe's SoftmaxWithLoss; torch.nn.functional.cross_entropy.
     """
@@ -113,10 +113,10 @@ def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
     not NaN, and the denominator "none" of `cross_entropy`.
 
     Args:
-      total: sum of the loss over all pixels of all devices, scalar.
-      denominator: sum of the denominators over all devices, scalar, at least 0.
+        total: sum of the loss over all pixels of all devices, scalar.
+        denominator: sum of the denominators over all devices, scalar, at least 0.
 
     Returns:
-      The loss, scalar.
+        The loss, scalar.
     """
     return total / jnp.where(denominator > 0, denominator, 1.0)

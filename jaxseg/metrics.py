@@ -27,16 +27,16 @@ def confusion_counts(
     labels are checked where they are read, not here.
 
     Args:
-      prediction: class numbers `[...]`, integers.
-      label: true class numbers `[...]`, integers, `ignore_index` where void.
-      num_classes: K.
-      ignore_index: label of the void pixels.
+        prediction: class numbers `[...]`, integers.
+        label: true class numbers `[...]`, integers, `ignore_index` where void.
+        num_classes: K.
+        ignore_index: label of the void pixels.
 
     Returns:
-      int32 `[K, K]`, rows truth, columns prediction; exact below 2^31 pixels.
+        int32 `[K, K]`, rows truth, columns prediction; exact below 2^31 pixels.
 
     Raises:
-      ValueError: if the shapes differ.
+        ValueError: if the shapes differ.
     """
     if prediction.shape != label.shape:
         raise ValueError(
@@ -88,7 +88,7 @@ class Confusion:
         result = confusion.compute(class_names)
 
     Attributes:
-      counts: int64 `[K, K]`, rows truth, columns prediction; exact below 2^63 pixels.
+        counts: int64 `[K, K]`, rows truth, columns prediction; exact below 2^63 pixels.
     """
 
     counts: np.ndarray
@@ -135,18 +135,18 @@ class Confusion:
         pixel there is nothing to say, and every figure is NaN.
 
         Args:
-          class_names: K different names.
-          absent: "exclude" or "zero".
+            class_names: K different names.
+            absent: "exclude" or "zero".
 
         Returns:
-          {"pixel_accuracy", "mean_accuracy", "miou", "fw_iou": float in [0, 1] or NaN;
-          "iou", "accuracy": {class name: float in [0, 1] or NaN}}
+            {"pixel_accuracy", "mean_accuracy", "miou", "fw_iou": float in [0, 1] or
+            NaN; "iou", "accuracy": {class name: float in [0, 1] or NaN}}
 
         Raises:
-          ValueError: for names that do not fit the counts, or an unknown `absent`.
+            ValueError: for names that do not fit the counts, or an unknown `absent`.
 
         Source: FCN, section 5, and its score.py (nanmean); SegNet's
-          compute_test_results.m (mean over all classes).
+            compute_test_results.m (mean over all classes).
         """
         if len(class_names) != len(self.counts):
             raise ValueError(
@@ -190,12 +190,12 @@ def format_table(result: Mapping) -> str:
     """Plain-text table of a result of `Confusion.compute`, in percent.
 
     Args:
-      result: the dictionary `Confusion.compute` returns.
+        result: the dictionary `Confusion.compute` returns.
 
     Returns:
-      Aligned lines without a final line break: one of IoU and accuracy for each
-      class, one of their means, then pixel accuracy and frequency-weighted IoU. "-"
-      stands for a class that has no such value.
+        Aligned lines without a final line break: one of IoU and accuracy for each
+        class, one of their means, then pixel accuracy and frequency-weighted IoU. "-"
+        stands for a class that has no such value.
     """
     rows = [("class", "IoU", "accuracy")]
     rows += [

@@ -36,22 +36,22 @@ def create_schedule(
     the schedule without the optimiser's state.
 
     Args:
-      name: "constant", "step", "poly" or "cosine".
-      learning_rate: at the top, positive.
-      steps: number of updates of the whole run; with accumulation these are the
-        optimiser's updates, not the batches.
-      warmup_steps: updates before the full learning rate.
-      power: of "poly".
-      boundaries: of "step": the updates from which on one more decay holds.
-      every: of "step": updates between decays, instead of boundaries.
-      decay: of "step": factor at each boundary.
+        name: "constant", "step", "poly" or "cosine".
+        learning_rate: at the top, positive.
+        steps: number of updates of the whole run; with accumulation these are the
+            optimiser's updates, not the batches.
+        warmup_steps: updates before the full learning rate.
+        power: of "poly".
+        boundaries: of "step": the updates from which on one more decay holds.
+        every: of "step": updates between decays, instead of boundaries.
+        decay: of "step": factor at each boundary.
 
     Returns:
-      A function of an integer (or integer array) giving a float32 scalar.
+        A function of an integer (or integer array) giving a float32 scalar.
 
     Raises:
-      ValueError: for an unknown name, numbers out of range, or a "step" without
-        exactly one of `boundaries` and `every`.
+        ValueError: for an unknown name, numbers out of range, or a "step" without
+            exactly one of `boundaries` and `every`.
 
     Source: poly: DeepLab v2, section 4.1.1; step: Caffe's "step" and "multistep".
     """
@@ -114,30 +114,30 @@ def create_optimizer(
     updates, and these change at once.
 
     Args:
-      name: "sgd" or "adamw".
-      schedule: learning rate by number of updates, from `create_schedule`.
-      momentum: decay of the running mean of gradients, in [0, 1): SGD's momentum,
-        Adam's beta 1.
-      weight_decay: factor of w above, per unit of learning rate. Only leaves named
-        "kernel" decay: no bias and no parameter of BatchNorm.
-      decay_all: let every parameter decay, as SegNet-Basic's solver does.
-      lr_multipliers: pairs (pattern, multiplier). Patterns are shell globs over the
-        whole path of a parameter, "encoder/conv1_1/kernel"; `*` also crosses "/". A
-        parameter's multiplier is the product over all patterns it matches, so that
-        (("*/bias", 2.0), ("head/*", 10.0)) gives the head's bias 20. Where it is 0
-        the parameter is frozen: it does not move or decay at all, and its gradient
-        does not count in clipping.
-      clip_norm: largest global norm of the gradient; None clips nothing.
-      accumulate_steps: batches whose gradients are averaged into one update. The
-        schedule counts updates, so batch i has the learning rate
-        schedule(i // accumulate_steps).
+        name: "sgd" or "adamw".
+        schedule: learning rate by number of updates, from `create_schedule`.
+        momentum: decay of the running mean of gradients, in [0, 1): SGD's momentum,
+            Adam's beta 1.
+        weight_decay: factor of w above, per unit of learning rate. Only leaves named
+            "kernel" decay: no bias and no parameter of BatchNorm.
+        decay_all: let every parameter decay, as SegNet-Basic's solver does.
+        lr_multipliers: pairs (pattern, multiplier). Patterns are shell globs over the
+            whole path of a parameter, "encoder/conv1_1/kernel"; `*` also crosses "/". A
+            parameter's multiplier is the product over all patterns it matches, so that
+            (("*/bias", 2.0), ("head/*", 10.0)) gives the head's bias 20. Where it is 0
+            the parameter is frozen: it does not move or decay at all, and its gradient
+            does not count in clipping.
+        clip_norm: largest global norm of the gradient; None clips nothing.
+        accumulate_steps: batches whose gradients are averaged into one update. The
+            schedule counts updates, so batch i has the learning rate
+            schedule(i // accumulate_steps).
 
     Returns:
-      An optax transformation. Its `init` raises ValueError for a pattern that matches
-      no parameter, or for weight decay without any leaf named "kernel".
+        An optax transformation. Its `init` raises ValueError for a pattern that matches
+        no parameter, or for weight decay without any leaf named "kernel".
 
     Raises:
-      ValueError: for an unknown name or a number out of range.
+        ValueError: for an unknown name or a number out of range.
 
     Source: torch.optim.SGD; Loshchilov and Hutter, Decoupled Weight Decay
       Regularization (2019); Caffe's lr_mult.

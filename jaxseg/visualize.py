@@ -62,10 +62,10 @@ def voc_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     """PASCAL VOC's colours: the bits of the class number dealt to R, G and B in turn.
 
     Args:
-      num_classes: K, at most 256; VOC itself has 21.
+        num_classes: K, at most 256; VOC itself has 21.
 
     Returns:
-      K different RGB colours, black first.
+        K different RGB colours, black first.
 
     Source: VOC devkit, VOClabelcolormap.m.
     """
@@ -84,10 +84,10 @@ def palette_for(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     colour; brightness and saturation alternate.
 
     Args:
-      num_classes: K, from 1 to 255.
+        num_classes: K, from 1 to 255.
 
     Returns:
-      K different RGB colours; the first colours do not depend on K.
+        K different RGB colours; the first colours do not depend on K.
     """
 
     def color(k):
@@ -104,12 +104,12 @@ def index_png(path: str | os.PathLike, prediction: np.ndarray, palette: Palette)
     The file appears whole or not at all: it is written aside, then renamed.
 
     Args:
-      path: of the file; its folder must exist.
-      prediction: `[H, W]`, classes in 0..K-1 or 255 for void.
-      palette: K RGB colours.
+        path: of the file; its folder must exist.
+        prediction: `[H, W]`, classes in 0..K-1 or 255 for void.
+        palette: K RGB colours.
 
     Raises:
-      ValueError: for numbers that are neither.
+        ValueError: for numbers that are neither.
     """
     picture = Image.fromarray(_checked(prediction, len(palette)))
     picture.putpalette(_table(palette).tobytes())  # turns mode L into P
@@ -125,14 +125,14 @@ def colorize(prediction: np.ndarray, palette: Palette) -> np.ndarray:
     """Class numbers to colours.
 
     Args:
-      prediction: `[H, W]`, classes in 0..K-1 or 255, which becomes `VOID_COLOR`.
-      palette: K RGB colours.
+        prediction: `[H, W]`, classes in 0..K-1 or 255, which becomes `VOID_COLOR`.
+        palette: K RGB colours.
 
     Returns:
-      uint8 `[H, W, 3]`.
+        uint8 `[H, W, 3]`.
 
     Raises:
-      ValueError: for numbers that are neither.
+        ValueError: for numbers that are neither.
     """
     return _table(palette)[_checked(prediction, len(palette))]
 
@@ -145,17 +145,17 @@ def overlay(
         (1 - alpha) image + alpha colour;   the image itself where void
 
     Args:
-      image: uint8 `[H, W, C]`; one channel is shown grey, of four or more the first
-        three.
-      prediction: `[H, W]`, classes in 0..K-1 or 255.
-      palette: K RGB colours.
-      alpha: opacity of the colours, in [0, 1].
+        image: uint8 `[H, W, C]`; one channel is shown grey, of four or more the first
+            three.
+        prediction: `[H, W]`, classes in 0..K-1 or 255.
+        palette: K RGB colours.
+        alpha: opacity of the colours, in [0, 1].
 
     Returns:
-      uint8 `[H, W, 3]`.
+        uint8 `[H, W, 3]`.
 
     Raises:
-      ValueError: for sizes that differ, or class numbers out of range.
+        ValueError: for sizes that differ, or class numbers out of range.
     """
     image = _rgb(image)
     prediction = np.asarray(prediction)
@@ -182,17 +182,17 @@ def overlay_with_legend(
     size and makes room for itself to the right and, where it must, below.
 
     Args:
-      image: uint8 `[H, W, C]`.
-      prediction: `[H, W]`, classes in 0..K-1 or 255.
-      palette: K RGB colours.
-      class_names: K names.
-      alpha: opacity of the colours, in [0, 1].
+        image: uint8 `[H, W, C]`.
+        prediction: `[H, W]`, classes in 0..K-1 or 255.
+        palette: K RGB colours.
+        class_names: K names.
+        alpha: opacity of the colours, in [0, 1].
 
     Returns:
-      uint8 `[H', W', 3]`, H' >= H, W' > W.
+        uint8 `[H', W', 3]`, H' >= H, W' > W.
 
     Raises:
-      ValueError: as `overlay`.
+        ValueError: as `overlay`.
     """
     picture = overlay(image, prediction, palette, alpha)
     return _beside(picture, _legend([prediction], palette, class_names, len(picture)))
@@ -209,20 +209,20 @@ def validation_panel(
     """One picture of several samples: a row of image, truth and prediction for each.
 
     Args:
-      images: uint8 `[h, w, C]` each, of any size; stretched to the size of the truth.
-      truths: `[H, W]` each, classes in 0..K-1 or 255 for void.
-      predictions: `[H, W]` each, of the size of their truths. They are shown under
-        void as well: what a network makes of it is worth seeing.
-      palette: K RGB colours.
-      class_names: K names; a legend on the right has those in sight.
-      max_width: width in pixels above which a sample is shown smaller.
+        images: uint8 `[h, w, C]` each, of any size; stretched to the size of the truth.
+        truths: `[H, W]` each, classes in 0..K-1 or 255 for void.
+        predictions: `[H, W]` each, of the size of their truths. They are shown under
+            void as well: what a network makes of it is worth seeing.
+        palette: K RGB colours.
+        class_names: K names; a legend on the right has those in sight.
+        max_width: width in pixels above which a sample is shown smaller.
 
     Returns:
-      uint8 `[H', W', 3]`.
+        uint8 `[H', W', 3]`.
 
     Raises:
-      ValueError: for numbers or sizes of samples that differ, or class numbers out of
-        range.
+        ValueError: for numbers or sizes of samples that differ, or class numbers out of
+            range.
     """
     if not len(images) == len(truths) == len(predictions) > 0:
         raise ValueError(
