@@ -3,7 +3,6 @@
 Numpy and PIL only; images are uint8 `[H, W, C]`, label maps integers `[H, W]`.
 """
 
-import colorsys
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,87 +14,10 @@ VOID = 255
 VOID_COLOR = (224, 224, 192)  # PASCAL VOC's
 Palette = Sequence[tuple[int, int, int]]
 
-# Source: SegNet-Tutorial, test_segmentation_camvid.py; the 11 classes from sky on.
-CAMVID = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
-# Source: cityscapesScripts, labels.py; the 19 classes by train id from road on.
-CITYSCAPES = (
-    (128, 64, 128),
-    (244, 35, 232),
-    (70, 70, 70),
-    (102, 102, 156),
-    (190, 153, 153),
-    (153, 153, 153),
-    (250, 170, 30),
-    (220, 220, 0),
-    (107, 142, 35),
-    (152, 251, 152),
-    (70, 130, 180),
-    (220, 20, 60),
-    (255, 0, 0),
-    (0, 0, 142),
-    (0, 0, 70),
-    (0, 60, 100),
-    (0, 80, 100),
-    (0, 0, 230),
-    (119, 11, 32),
-)
-
 _TEXT = 12  # pixels; smaller is not legible in PIL's own font
 _LINE = 16
 _SPACE = 6
 _PAPER, _INK = (255, 255, 255), (0, 0, 0)
-
-
-def voc_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """PASCAL VOC's colours: the bits of the class number dealt to R, G and B in turn.
-
-    Args:
-        num_classes: K, at most 256; VOC itself has 21.
-
-    Returns:
-        K different RGB colours, black first.
-
-    Source: VOC devkit, VOClabelcolormap.m.
-    """
-
-    def channel(number, offset):
-        bits = [(number >> (3 * i + offset)) & 1 for i in range(8)]
-        return sum(bit << (7 - i) for i, bit in enumerate(bits))
-
-    return tuple(tuple(channel(k, c) for c in range(3)) for k in range(num_classes))
-
-
-def palette_for(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Different, bright colours for any number of classes that have none of their own.
-
-    Hues turn by the golden angle, so that neighbours in number are far apart in
-    colour; brightness and saturation alternate.
-
-    Args:
-        num_classes: K, from 1 to 255.
-
-    Returns:
-        K different RGB colours; the first colours do not depend on K.
-    """
-
-    def color(k):
-        saturation, value = ((0.85, 0.95), (0.6, 0.7), (0.45, 1.0))[k % 3]
-        rgb = colorsys.hsv_to_rgb(k * 0.61803398875 % 1, saturation, value)
-        return tuple(round(255 * c) for c in rgb)
-
-    return tuple(color(k) for k in range(num_classes))
 
 
 def index_png(path: str | os.PathLike, prediction: np.ndarray, palette: Palette):

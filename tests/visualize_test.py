@@ -3,17 +3,14 @@ import pytest
 from PIL import Image
 
 from jaxseg import visualize
+from jaxseg.data.palette import voc_palette
 from jaxseg.visualize import (
-    CAMVID,
-    CITYSCAPES,
     VOID_COLOR,
     colorize,
     index_png,
     overlay,
     overlay_with_legend,
-    palette_for,
     validation_panel,
-    voc_palette,
     write_png,
 )
 
@@ -32,26 +29,6 @@ def sample(height=37, width=51):
 
 def colors_of(picture):
     return {tuple(color) for color in np.reshape(picture, (-1, 3)).tolist()}
-
-
-def test_voc_palette_is_the_devkits():
-    assert voc_palette(256)[:6] == (
-        (0, 0, 0),
-        (128, 0, 0),
-        (0, 128, 0),
-        (128, 128, 0),
-        (0, 0, 128),
-        (128, 0, 128),
-    )
-    assert voc_palette(21)[15] == (192, 128, 128)  # person
-    assert voc_palette(256)[255] == VOID_COLOR
-    assert len(set(voc_palette(256))) == 256
-
-
-def test_palettes_are_of_different_colors():
-    assert len(set(palette_for(255))) == 255
-    assert palette_for(7) == palette_for(255)[:7]
-    assert len(set(CAMVID)) == 11 and len(set(CITYSCAPES)) == 19
 
 
 def test_colorize():
@@ -147,7 +124,7 @@ def test_legend_shows_the_classes_present_beside_the_picture(size):
 def test_legend_of_many_classes_wraps():
     classes = np.arange(150, dtype=np.uint8).reshape(10, 15)
     image = np.zeros((10, 15, 3), np.uint8)
-    palette = palette_for(150)
+    palette = voc_palette(150)
     names = [f"class {k}" for k in range(150)]
     result = overlay_with_legend(image, classes, palette, names)
     assert result.shape[0] < 400
