@@ -1,0 +1,177 @@
+"""Necks and heads: from the deepest map to scores."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.models.blocks import ConvBlock, Dropout, Dtype, he_normal
+
+
+class DenseAsConvolutions(nn.Module):
+    """The fully connected layers `fc6`, `fc7` of a classifier, slid over the map.
+
+    Attributes:
+        side: of the first layer's kernel, in cells.
+        hidden: channels of each layer.
+        padding: "SAME" keeps the map's size; "VALID" takes side - 1 cells off it.
+        dilation: step from tap to tap of the first layer's kernel, in cells.
+        dropout: rate after each layer.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis over which the batch is split, under pmap or shard_map.
+    """
+
+    side: int = 7
+    hidden: tuple[int, ...] = (4096, 4096)
+    padding: str = "SAME"
+    dilation: int = 1
+    dropout: float = 0.5
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, h, w, hidden[-1]]."""
+        for i, width in enumerate(self.hidden, start=6):
+            side, dilation = (self.side, self.dilation) if i == 6 else (1, 1)
+            layer = nn.Conv(
+                width,
+                (side, side),
+                padding=self.padding,
+                kernel_dilation=dilation,
+                kernel_init=he_normal,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"fc{i}",
+            )
+            x = nn.relu(layer(x))
+            x = Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
+        return x
+
+
+class Scores(nn.Module):
+    """What stands between an encoder and its scores, then a 1x1 convolution to them.
+
+    Attributes:
+        num_classes: K.
+        block: called as `(map, train=...)`; None for none.
+        kernel_init: initializer of the scores' kernel.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+    """
+
+    num_classes: int
+    block: nn.Module | None = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, h, w, K]."""
+        if self.block is not None:
+            x = self.block(x, train=train)
+        return nn.Conv(
+            self.num_classes,
+            (1, 1),
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="score",
+        )(x)
+
+
+class Chain(nn.Module):
+    """Modules one after the other.
+
+    Attributes:
+        parts: each called as `(map, train=...)`.
+    """
+
+    parts: tuple[nn.Module, ...]
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to what the last part gives."""
+        for part in self.parts:
+            x = part(x, train=train)
+        return x
+
+
+class BranchSum(nn.Module):
+    """Modules side by side, whose results are added: the ASPP of DeepLab v2.
+
+    Attributes:
+        branches: each called as `(map, train=...)`.
+
+    Source: DeepLab v2, sec. 3.1, https://arxiv.org/abs/1606.00915.
+    """
+
+    branches: tuple[nn.Module, ...]
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to what each branch gives."""
+        return sum(branch(x, train=train) for branch in self.branches)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling as in DeepLab v3: five branches, then a 1x1.
+
+    A 1x1 convolution, 3x3 convolutions at the given rates, and the mean over the whole
+    map, each with BatchNorm and ReLU, are put side by side and projected.
+
+    Attributes:
+        rates: dilations of the 3x3 convolutions, in cells.
+        features: channels of each branch and of the result.
+        dropout: rate behind the projection.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+
+    Source: DeepLab v3, sec. 3.3, https://arxiv.org/abs/1706.05587.
+    """
+
+    rates: tuple[int, ...] = (6, 12, 18)
+    features: int = 256
+    dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H, W, features]."""
+
+        def conv(x, name, kernel=1, **kwargs):
+            block = ConvBlock(
+                (self.features,),
+                kernel,
+                use_bias=False,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                axis_name=self.axis_name,
+                name=name,
+                **kwargs,
+            )
+            return block(x, train=train)
+
+        mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        pooled = conv(mean.astype(x.dtype), "pooled")
+        branches = [conv(x, "point")]
+        for i, rate in enumerate(self.rates, start=1):
+            branches.append(conv(x, f"atrous{i}", kernel=3, dilation=rate))
+        branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+        x = jnp.concatenate(branches, axis=-1)
+        return conv(x, "project", dropout=self.dropout)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """The head of a network whose decoder ends in scores.
+
+    Args:
+        x: scores, [B, H, W, K].
+
+    Returns:
+        The same.
+    """
+    return x
