@@ -1,4 +1,4 @@
-"""SegNet and SegNet-Basic: decoders that remember where the encoder's maxima stood.
+"""SegNet: a decoder that remembers where the encoder's maxima stood.
 
 Source: Badrinarayanan, Kendall & Cipolla, https://arxiv.org/abs/1511.00561; the
 layers are those of the authors' SegNet-Tutorial prototxts. "Bayesian" variants:
@@ -12,14 +12,13 @@ import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock, Dtype, batch_norm, he_normal
 from jaxseg.models.decoder import Decoder
-from jaxseg.models.encoders import segnet_basic as basic_encoder
 from jaxseg.models.encoders import vgg16_bn
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import NoSkip
 from jaxseg.models.upsamplers import Unpool
 
-# The prototxts start BatchNorm's shift at 0.001.
-_norm = partial(batch_norm, bias_init=nn.initializers.constant(0.001))
+segnet_norm = partial(batch_norm, bias_init=nn.initializers.constant(0.001))
+"""BatchNorm as SegNet's and DeconvNet's prototxts start it: its shift at 0.001."""
 
 
 def segnet(
@@ -64,7 +63,7 @@ def segnet(
         widths=widths,
         depths=tuple(depths),
         dropouts=dropouts,
-        norm=_norm,
+        norm=segnet_norm,
         remat=remat,
         **layers,
     )
@@ -74,7 +73,7 @@ def segnet(
     blocks = [
         ConvBlock(
             (wide,) * (depth - 1) + (() if narrow is None else (narrow,)),
-            norm=_norm,
+            norm=segnet_norm,
             dropout=rate,
             **layers,
         )
@@ -86,62 +85,11 @@ def segnet(
         blocks=tuple(reversed(blocks)),
         remat=remat,
     )
-    return Segmenter(encoder, decoder, _classifier(num_classes, 3, dtype, param_dtype))
-
-
-def segnet_basic(
-    num_classes: int,
-    *,
-    width: int = 64,
-    dropout: float = 0.0,
-    remat: bool = False,
-    dtype: Dtype = jnp.float32,
-    param_dtype: Dtype = jnp.float32,
-    axis_name: str | None = None,
-) -> Segmenter:
-    """SegNet-Basic: four 7x7 convolutions down, four up, no ReLU on the way up.
-
-    1,416,587 parameters with 11 classes and width 64. Feed it raw pixels in 0..255
-    (`mean=0`, `std=1`): the first layer, LRN, is almost the identity on small values.
-
-    Args:
-        num_classes: K.
-        width: channels of every convolution.
-        dropout: rate after the two deepest poolings and decoder stages; the Bayesian
-            variant has 0.5.
-        remat: compute the activations of every stage again for the gradient.
-        dtype: of the computation; the logits are float32.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
-
-    Returns:
-        A module from an image [B, H, W, C] to logits [B, H, W, K].
-    """
-    layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
-    encoder = basic_encoder(
-        widths=(width,) * 4,
-        dropouts=(0.0, 0.0, dropout, dropout),
-        norm=_norm,
-        remat=remat,
-        **layers,
-    )
-    block = partial(
-        ConvBlock, (width,), kernel=7, norm=_norm, activation=None, **layers
-    )
-    decoder = Decoder(
-        upsamplers=tuple(Unpool() for _ in range(4)),
-        skips=tuple(NoSkip() for _ in range(4)),
-        blocks=tuple(block(dropout=rate) for rate in (dropout, dropout, 0.0, 0.0)),
-        remat=remat,
-    )
-    return Segmenter(encoder, decoder, _classifier(num_classes, 1, dtype, param_dtype))
-
-
-def _classifier(num_classes: int, kernel: int, dtype: Dtype, param_dtype: Dtype):
-    return nn.Conv(
+    head = nn.Conv(
         num_classes,
-        (kernel, kernel),
+        (3, 3),
         kernel_init=he_normal,
         dtype=dtype,
         param_dtype=param_dtype,
     )
+    return Segmenter(encoder, decoder, head)
