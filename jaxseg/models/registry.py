@@ -6,17 +6,59 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import BLOCKS
+from jaxseg.models.deconvnet import deconvnet
+from jaxseg.models.deeplab import (
+    deeplab_v3,
+    deeplab_v3plus,
+    deeplabv3_resnet50,
+    fcn_resnet50,
+)
+from jaxseg.models.deeplab_v2 import deeplab_largefov, deeplab_v2
 from jaxseg.models.encoder_decoder import encoder_decoder
 from jaxseg.models.encoders import ENCODERS
+from jaxseg.models.fc_resnet import fc_resnet
+from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
 from jaxseg.models.parts import check_classes, instead
-from jaxseg.models.segnet import segnet, segnet_basic
+from jaxseg.models.segnet import segnet
+from jaxseg.models.segnet_basic import (
+    bilinear_interpolation,
+    fcn_basic,
+    fcn_basic_no_addition,
+    fcn_basic_no_addition_no_dim_reduction,
+    fcn_basic_no_dim_reduction,
+    segnet_basic,
+    segnet_basic_encoder_addition,
+    segnet_basic_single_channel,
+)
 from jaxseg.models.skips import SKIPS
+from jaxseg.models.unet import unet, unet_valid
 from jaxseg.models.upsamplers import UPSAMPLERS
 
 MODELS = {
+    "bilinear_interpolation": bilinear_interpolation,
+    "deconvnet": deconvnet,
+    "deeplab_largefov": deeplab_largefov,
+    "deeplab_v2": deeplab_v2,
+    "deeplab_v3": deeplab_v3,
+    "deeplab_v3plus": deeplab_v3plus,
+    "deeplabv3_resnet50": deeplabv3_resnet50,
     "encoder_decoder": encoder_decoder,
+    "fc_resnet": fc_resnet,
+    "fcn16s": fcn16s,
+    "fcn32s": fcn32s,
+    "fcn8s": fcn8s,
+    "fcn8s_atonce": fcn8s_atonce,
+    "fcn_basic": fcn_basic,
+    "fcn_basic_no_addition": fcn_basic_no_addition,
+    "fcn_basic_no_addition_no_dim_reduction": fcn_basic_no_addition_no_dim_reduction,
+    "fcn_basic_no_dim_reduction": fcn_basic_no_dim_reduction,
+    "fcn_resnet50": fcn_resnet50,
     "segnet": segnet,
     "segnet_basic": segnet_basic,
+    "segnet_basic_encoder_addition": segnet_basic_encoder_addition,
+    "segnet_basic_single_channel": segnet_basic_single_channel,
+    "unet": unet,
+    "unet_valid": unet_valid,
 }
 
 
@@ -65,7 +107,10 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
     if builder is None:
         raise ValueError(f"Unknown model {name!r}{instead(name, list_models())}")
     check_classes(num_classes)
+    # What a name stands for, such as the skips of fcn16s, is not for choice.
+    fixed = getattr(builder, "keywords", {})
     known = tuple(inspect.signature(builder).parameters)[1:]
+    known = tuple(part for part in known if part not in fixed)
     for part in parts:
         if part not in known:
             raise ValueError(f"{name} has no part {part!r}{instead(part, known)}")
