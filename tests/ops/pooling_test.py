@@ -58,6 +58,14 @@ def test_partial_windows_are_clipped_and_never_select_padding():
     assert plane(grad) == [[1, 0, 2], [0, 0, 0], [0, 3, 4]]
 
 
+def test_first_pixel_wins_where_all_are_the_lowest():
+    x = jnp.full((1, 3, 3, 1), -jnp.inf)
+    assert plane(pooling.max_pool_argmax(x)[1]) == [[0, 0], [0, 0]]
+    # Windows begin at -1 and 1; the padding before the first is not a pixel.
+    indices = pooling.max_pool_indices(x, 3, 2, padding=1)[1]
+    assert plane(indices) == [[0, 1], [3, 4]]
+
+
 def test_unpooling_by_hand_with_gradient():
     y, places = as_map([[1, 2]]), as_map([[2, 1]], jnp.uint8)
     x, vjp = jax.vjp(lambda y: pooling.max_unpool(y, places), y)
