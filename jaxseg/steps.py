@@ -109,7 +109,8 @@ def train_step(
     """One step of gradient descent.
 
     The loss is a global mean: its sum and its denominator are added up over all devices
-    before they are divided, so that devices with many void pixels weigh less.
+    before they are divided, so that devices with many void pixels weigh less. A model
+    with auxiliary heads adds their losses, each times its weight.
 
     Args:
         state: from `create_state` or the step before.
@@ -124,16 +125,23 @@ def train_step(
         The next state, and the scalars `loss` and `grad_norm`.
     """
 
+    def mean(logits):
+        total, denominator = _sum(loss_fn(logits, batch["label"]), axis_name)
+        return divide(total, denominator)
+
     def compute_loss(params):
-        logits, changed = model.apply(
+        output, changed = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             normalization(batch["image"]),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.fold_in(state.key, state.step)},
         )
-        total, denominator = _sum(loss_fn(logits, batch["label"]), axis_name)
-        return divide(total, denominator), changed
+        if isinstance(output, jax.Array):
+            return mean(output), changed
+        # Deep supervision: each auxiliary head has the loss of the main one, weighed.
+        losses = (weight * mean(logits) for weight, logits in output["aux"])
+        return mean(output["logits"]) + sum(losses), changed
 
     (loss, changed), grads = jax.value_and_grad(compute_loss, has_aux=True)(
         state.params

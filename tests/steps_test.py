@@ -149,3 +149,54 @@ def test_unknown_backends_and_missing_devices_are_refused():
         create_parallel("xmap")
     with pytest.raises(ValueError, match="there are 4 devices"):
         create_parallel("jit", 5)
+
+
+def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
+    """The loss is affine in the weight, and what it adds is the head's own loss."""
+
+    def build(aux_weight):
+        return create_model(
+            "fcn_resnet50",
+            3,
+            aux_weight=aux_weight,
+            encoder_parts=dict(width=4, depths=(1, 1, 1, 1)),
+        )
+
+    model, optimizer = build(0.5), optax.sgd(0.1)
+    state = jax.jit(partial(create_state, model, optimizer, image_shape=(16, 24, 3)))(
+        key=jax.random.key(0)
+    )
+
+    @partial(jax.jit, static_argnums=0)
+    def step(model):
+        state_, metrics = train_step(
+            state,
+            batch,
+            model=model,
+            optimizer=optimizer,
+            loss_fn=cross_entropy,
+            normalization=NORMALIZATION,
+        )
+        return state_.params, metrics["loss"]
+
+    @jax.jit
+    def losses():
+        output = model.apply(
+            state.variables,
+            NORMALIZATION(batch["image"]),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(state.key, state.step)},
+        )[0]
+        ((_, aux),) = output["aux"]
+        totals = (cross_entropy(x, batch["label"]) for x in (output["logits"], aux))
+        return [total / denominator for total, denominator in totals]
+
+    main, aux = losses()
+    params, loss = step(model)
+    np.testing.assert_allclose(loss, main + 0.5 * aux, rtol=1e-5)
+    unmoved, loss = step(build(0.0))
+    np.testing.assert_allclose(loss, main, rtol=1e-5)
+    before = state.params["auxiliary_0"]["head"]["kernel"]
+    assert np.any(params["auxiliary_0"]["head"]["kernel"] != before)
+    np.testing.assert_array_equal(unmoved["auxiliary_0"]["head"]["kernel"], before)
