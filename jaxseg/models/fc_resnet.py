@@ -217,7 +217,7 @@ class Climb(nn.Module):
             x = x[:, : level.shape[1], : level.shape[2]]
             if self.skips is not None:
                 x = self.skips[i](x, level, train=train)
-        return self.last(x, train=train)
+        return run_stage(self.last, x, train=train, remat=self.remat)
 
 
 def fc_resnet(
