@@ -95,9 +95,10 @@ _gaussian = nn.initializers.normal(0.01)
 
 def _check_size(size: tuple[int, int]) -> None:
     if min(size) < LEAST:
+        rows, columns = (max(0, LEAST - n) for n in size)
         raise ValueError(
-            f"DeconvNet's fc6 covers {SIDE}x{SIDE} cells of 32 pixels, so an image has "
-            f"at least {LEAST}x{LEAST} pixels, not {size[0]}x{size[1]}: enlarge it (the "
-            f"authors' crops have 224x224), or pad it by {max(0, LEAST - size[0])} rows "
-            f"and {max(0, LEAST - size[1])} columns."
+            f"DeconvNet's fc6 covers {SIDE}x{SIDE} cells of 32 pixels, so an image "
+            f"has at least {LEAST}x{LEAST} pixels, not {size[0]}x{size[1]}: enlarge "
+            f"it (the authors' crops have 224x224), or pad it by {rows} rows and "
+            f"{columns} columns."
         )

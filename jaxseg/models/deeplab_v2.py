@@ -1,4 +1,4 @@
-"""DeepLab v1 and v2: dilated VGG16 or ResNet, one or several rates, no BatchNorm in heads.
+"""DeepLab v1 and v2: dilated VGG16 or ResNet, scored at one or several rates.
 
 Source: Chen et al., https://arxiv.org/abs/1412.7062 (v1, LargeFOV) and
 https://arxiv.org/abs/1606.00915 (v2, ASPP); layers and fillers are those of the
