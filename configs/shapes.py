@@ -2,7 +2,7 @@
 
     python train.py --config configs/shapes.py --workdir runs/shapes
 
-A SegNet of width 8 on 64x64 pictures of overlapping shapes.
+A SegNet of three stages and width 16 on 64x64 pictures of overlapping shapes.
 """
 
 from configs import default
@@ -11,6 +11,10 @@ from configs import default
 def get_config():
     """See above."""
     config = default.get_config()
-    config.model.parts = {"width": 8}
-    config.train.steps = 300
+    config.model.parts = {"width": 16, "depths": (2, 2, 2)}
+    config.schedule.learning_rate = 5e-3
+    config.schedule.warmup_steps = 20
+    config.train.batch_size = 16
+    config.train.steps = 500
+    config.train.eval_every_steps = 250
     return config.lock()

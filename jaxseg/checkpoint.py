@@ -270,7 +270,7 @@ def read_metadata(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of each leaf by its path; the random key apart, which is stored unwrapped."""
+    """Shape of each leaf by its path; not the random key, which is stored unwrapped."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: hasattr(x, "shape")
     )

@@ -167,7 +167,7 @@ def predict_logits(
     model: nn.Module,
     normalization: Normalization,
 ) -> jax.Array:
-    """Maps images, uint8 [B, H, W, C], to float32 logits [B, H, W, K], for inference."""
+    """Maps images, uint8 [B, H, W, C], to float32 logits [B, H, W, K], not training."""
     return model.apply(variables, normalization(image), train=False)
 
 

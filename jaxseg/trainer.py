@@ -1,4 +1,4 @@
-"""The training run: from a config and a workdir to an evaluated, resumable checkpoint."""
+"""The training run: from a config to an evaluated, resumable checkpoint."""
 
 import math
 import signal

@@ -29,14 +29,15 @@ PRESETS = {
 
 
 def pixel_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the pixels of each class, once; the counts are kept with the prepared data.
+    """Counts the pixels of each class, once; the counts stay with the prepared data.
 
     Args:
-      source: the split to count.
+        source: the split to count.
 
     Returns:
-      pixels int64 [K], the number of pixels of each class, and present_pixels int64
-      [K], the number of pixels, void included, of all images in which the class occurs.
+        pixels int64 [K], the number of pixels of each class, and present_pixels int64
+        [K], the number of pixels, void included, of all images in which the class
+        occurs.
     """
     path = source.directory / f"pixel_counts_{source.split}.json"
     if path.exists():
@@ -68,14 +69,15 @@ def median_frequency(pixels: np.ndarray, present_pixels: np.ndarray) -> np.ndarr
     could use its weight, and a mean over weights stays finite.
 
     Args:
-      pixels: [K], the number of pixels of each class.
-      present_pixels: [K], the number of pixels of all images in which the class occurs.
+        pixels: [K], the number of pixels of each class.
+        present_pixels: [K], the number of pixels of all images in which the class
+            occurs.
 
     Returns:
-      float64 [K].
+        float64 [K].
 
     Raises:
-      ValueError: if no class occurs at all.
+        ValueError: if no class occurs at all.
 
     Source: Eigen and Fergus, "Predicting depth, surface normals and semantic labels
     with a common multi-scale convolutional architecture", ICCV 2015, section 6.3.2.

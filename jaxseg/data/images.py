@@ -28,16 +28,16 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """Reads an image file of any supported format, upright.
 
     Args:
-      path: a png, jpg, webp or tif file of 8 bits a channel.
-      channels: 3 for RGB (grey is repeated), 1 for grey (colours are averaged by
-        luma).
+        path: a png, jpg, webp or tif file of 8 bits a channel.
+        channels: 3 for RGB (grey is repeated), 1 for grey (colours are averaged by
+            luma).
 
     Returns:
-      uint8 [H, W, channels].
+        uint8 [H, W, channels].
 
     Raises:
-      ValueError: if the file is empty, truncated, not an image, of more than 8 bits
-        or of several pages.
+        ValueError: if the file is empty, truncated, not an image, of more than 8 bits
+            or of several pages.
     """
     image, _ = _open(Path(path))
     return _to_array(_eight_bit(image, path).convert(_PIL_MODE[channels]))
@@ -50,13 +50,13 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
     written anew as PNG, without loss.
 
     Args:
-      path: as for `read_image`.
+        path: as for `read_image`.
 
     Returns:
-      The encoded image and its (height, width).
+        The encoded image and its (height, width).
 
     Raises:
-      ValueError: as `read_image`.
+        ValueError: as `read_image`.
     """
     image, data = _open(Path(path))
     # MPO is what many phones write: a JPEG with a second picture after it.
@@ -72,15 +72,15 @@ def read_mask(path: str | Path, *, colours: bool = False) -> np.ndarray:
     """Reads a mask file without interpreting it.
 
     Args:
-      path: a png, webp or tif file. JPEG is refused, since its loss changes labels.
-      colours: read single-channel and palette files too as the colours they show.
+        path: a png, webp or tif file. JPEG is refused, since its loss changes labels.
+        colours: read single-channel and palette files too as the colours they show.
 
     Returns:
-      integers [H, W] of an index mask (a palette's indices, not its colours), or uint8
-      [H, W, 3] of a mask in colours.
+        integers [H, W] of an index mask (a palette's indices, not its colours), or
+        uint8 [H, W, 3] of a mask in colours.
 
     Raises:
-      ValueError: if the file cannot be decoded, is a JPEG, or holds fractions.
+        ValueError: if the file cannot be decoded, is a JPEG, or holds fractions.
     """
     path = Path(path)
     image, _ = _open(path)

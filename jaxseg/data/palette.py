@@ -10,10 +10,10 @@ def voc_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:
     the class number.
 
     Args:
-      num_colours: how many, from 0 to 256.
+        num_colours: how many, from 0 to 256.
 
     Returns:
-      RGB tuples of 0..255.
+        RGB tuples of 0..255.
 
     Source: PASCAL VOC development kit, `VOClabelcolormap.m`.
     """

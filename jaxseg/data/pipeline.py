@@ -38,22 +38,22 @@ def train_batches(
     next.
 
     Args:
-      source: where the records come from.
-      batch_size: the global one; a process yields its share.
-      seed: of order and augmentation.
-      augment: keyword arguments of `transforms.augment`; None or empty for none.
-      image_size: height and width to resize to before augmentation; None to leave.
-      process_index: number of this process.
-      process_count: number of processes.
-      num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
+        source: where the records come from.
+        batch_size: the global one; a process yields its share.
+        seed: of order and augmentation.
+        augment: keyword arguments of `transforms.augment`; None or empty for none.
+        image_size: height and width to resize to before augmentation; None to leave.
+        process_index: number of this process.
+        process_count: number of processes.
+        num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
 
     Returns:
-      An iterator over {"image": uint8 [b, H, W, C], "label": uint8 [b, H, W]} with
-      b = batch_size / process_count.
+        An iterator over {"image": uint8 [b, H, W, C], "label": uint8 [b, H, W]} with
+        b = batch_size / process_count.
 
     Raises:
-      ValueError: if the batch does not divide, an argument of `augment` is unknown or
-        out of range, or images of several sizes are left at those.
+        ValueError: if the batch does not divide, an argument of `augment` is unknown or
+            out of range, or images of several sizes are left at those.
     """
     share = _share(batch_size, process_index, process_count)
     augment = dict(augment or {})
@@ -87,8 +87,8 @@ class TrainBatches:
     """An endless iterator over batches that knows its place.
 
     Args:
-      batches: the batches by number.
-      num_threads: that prepare batches ahead.
+        batches: the batches by number.
+        num_threads: that prepare batches ahead.
     """
 
     def __init__(self, batches: grain.MapDataset, num_threads: int):
@@ -135,22 +135,22 @@ def eval_batches(
     number of batches and every batch is full.
 
     Args:
-      source: where the records come from.
-      batch_size: the global one; a process yields its share.
-      image_size: height and width that images are resized to; None to leave.
-      process_index: number of this process.
-      process_count: number of processes.
-      num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
+        source: where the records come from.
+        batch_size: the global one; a process yields its share.
+        image_size: height and width that images are resized to; None to leave.
+        process_index: number of this process.
+        process_count: number of processes.
+        num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
 
     Returns:
-      An iterable, again and again and with a length, over
-      {"image": uint8 [b, H, W, C], "label": uint8 [b, H', W'],
-      "size": int32 [b, 2], the label's height and width before padding,
-      "index": int32 [b], the record's number or -1 for a filler}
-      with b = batch_size / process_count.
+        An iterable, again and again and with a length, over
+        {"image": uint8 [b, H, W, C], "label": uint8 [b, H', W'],
+        "size": int32 [b, 2], the label's height and width before padding,
+        "index": int32 [b], the record's number or -1 for a filler}
+        with b = batch_size / process_count.
 
     Raises:
-      ValueError: if the batch does not divide.
+        ValueError: if the batch does not divide.
     """
     share = _share(batch_size, process_index, process_count)
     mine = slice(process_index * share, (process_index + 1) * share)
@@ -168,8 +168,8 @@ class EvalBatches:
     """The batches of a split, from the first at every `iter`; has a length.
 
     Args:
-      batches: the batches by number.
-      num_threads: that prepare batches ahead.
+        batches: the batches by number.
+        num_threads: that prepare batches ahead.
     """
 
     def __init__(self, batches: grain.MapDataset, num_threads: int):

@@ -27,17 +27,17 @@ def prepare(dataset: str, *, root: str = "", prepared_dir: str, **options) -> Pa
     cannot lock, each prepare and the first to finish wins.
 
     Args:
-      dataset: a name in `BUILDERS`.
-      root: the source's folder; empty for a data set that draws itself.
-      prepared_dir: where prepared data are kept.
-      **options: of the builder.
+        dataset: a name in `BUILDERS`.
+        root: the source's folder; empty for a data set that draws itself.
+        prepared_dir: where prepared data are kept.
+        **options: of the builder.
 
     Returns:
-      The directory of the prepared data.
+        The directory of the prepared data.
 
     Raises:
-      ValueError: on an unknown data set or option, and whatever is wrong with the
-        source, naming the file and the cure.
+        ValueError: on an unknown data set or option, and whatever is wrong with the
+            source, naming the file and the cure.
     """
     parent = Path(prepared_dir).expanduser() / dataset
     aside = parent / f".preparing-{uuid.uuid4().hex}"

@@ -13,10 +13,10 @@ class DatasetInfo:
     """What a data set is, apart from its records.
 
     Attributes:
-      name: of the data set.
-      class_names: by class index.
-      palette: RGB tuples of 0..255 by class index.
-      channels: of the images, 1 or 3.
+        name: of the data set.
+        class_names: by class index.
+        palette: RGB tuples of 0..255 by class index.
+        channels: of the images, 1 or 3.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Source:
     "name": str}. Its order is fixed but not that of the names. Pickles as a path.
 
     Args:
-      directory: of the prepared data.
-      split: name of the split.
+        directory: of the prepared data.
+        split: name of the split.
 
     Attributes:
-      directory: of the prepared data.
-      split: name of the split.
-      info: the data set's `DatasetInfo`.
-      splits: names of all its splits.
-      sizes: (height, width) of every record, known without decoding.
+        directory: of the prepared data.
+        split: name of the split.
+        info: the data set's `DatasetInfo`.
+        splits: names of all its splits.
+        sizes: (height, width) of every record, known without decoding.
 
     Raises:
-      ValueError: if there is no such split, naming those there are.
+        ValueError: if there is no such split, naming those there are.
     """
 
     def __init__(self, directory: str | Path, split: str):
@@ -99,17 +99,17 @@ def create_source(
     """Opens a split of a data set, which is prepared first if need be.
 
     Args:
-      dataset: "shapes", "folder" or "camvid".
-      split: name of the split, such as "train".
-      root: the source's folder; empty for `shapes`.
-      prepared_dir: where prepared data are kept.
-      **options: of the data set's builder.
+        dataset: "shapes", "folder" or "camvid".
+        split: name of the split, such as "train".
+        root: the source's folder; empty for `shapes`.
+        prepared_dir: where prepared data are kept.
+        **options: of the data set's builder.
 
     Returns:
-      The `Source`.
+        The `Source`.
 
     Raises:
-      ValueError: as `prepare` and `Source`.
+        ValueError: as `prepare` and `Source`.
     """
     return Source(
         prepare(dataset, root=root, prepared_dir=prepared_dir, **options), split

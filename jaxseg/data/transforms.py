@@ -17,11 +17,11 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes an image, averaging where it shrinks and interpolating where it grows.
 
     Args:
-      image: uint8 [H, W, C].
-      size: height and width to give it.
+        image: uint8 [H, W, C].
+        size: height and width to give it.
 
     Returns:
-      uint8 [*size, C].
+        uint8 [*size, C].
     """
     height, width = size
     if image.shape[:2] == (height, width):
@@ -35,11 +35,11 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a label map to the label of the nearest pixel, never mixing labels.
 
     Args:
-      label: uint8 [H, W].
-      size: height and width to give it.
+        label: uint8 [H, W].
+        size: height and width to give it.
 
     Returns:
-      uint8 [*size].
+        uint8 [*size].
     """
     height, width = size
     if label.shape == (height, width):
@@ -60,13 +60,13 @@ def crop(
     own to the network) and the labels are void.
 
     Args:
-      image: uint8 [H, W, C].
-      label: uint8 [H, W].
-      offset: row and column of the window's first pixel; may be negative.
-      size: height and width of the window.
+        image: uint8 [H, W, C].
+        label: uint8 [H, W].
+        offset: row and column of the window's first pixel; may be negative.
+        size: height and width of the window.
 
     Returns:
-      image uint8 [*size, C] and label uint8 [*size].
+        image uint8 [*size, C] and label uint8 [*size].
     """
     height, width = label.shape
     top, left = offset
@@ -99,14 +99,14 @@ def random_scale_crop(
     smaller than the window is placed at random inside it (see `crop`).
 
     Args:
-      rng: source of randomness.
-      image: uint8 [H, W, C].
-      label: uint8 [H, W].
-      scale: least and largest factor; drawn uniformly.
-      crop_px: height and width of the result.
+        rng: source of randomness.
+        image: uint8 [H, W, C].
+        label: uint8 [H, W].
+        scale: least and largest factor; drawn uniformly.
+        crop_px: height and width of the result.
 
     Returns:
-      image uint8 [*crop_px, C] and label uint8 [*crop_px].
+        image uint8 [*crop_px, C] and label uint8 [*crop_px].
     """
     factor = rng.uniform(*scale)
     window = [max(1, round(side / factor)) for side in crop_px]
@@ -138,18 +138,19 @@ def jitter_colours(
     grey, S = s I + (1 - s) grey, and H a turn about the grey axis.
 
     Args:
-      rng: source of randomness.
-      image: uint8 [H, W, 3], or [H, W, 1] of which only brightness and contrast change.
-      brightness: half-width of the range of the factor b.
-      contrast: half-width of the range of the factor c.
-      saturation: half-width of the range of the factor s.
-      hue: largest turn, as a share of the full circle.
+        rng: source of randomness.
+        image: uint8 [H, W, 3], or [H, W, 1] of which only brightness and contrast
+            change.
+        brightness: half-width of the range of the factor b.
+        contrast: half-width of the range of the factor c.
+        saturation: half-width of the range of the factor s.
+        hue: largest turn, as a share of the full circle.
 
     Returns:
-      uint8, the shape of `image`.
+        uint8, the shape of `image`.
 
     Raises:
-      ValueError: on an argument out of range.
+        ValueError: on an argument out of range.
     """
     amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     for name, amount in amounts.items():
@@ -189,22 +190,22 @@ def augment(
     """Random scale, crop, horizontal flip and colour jitter, in this order.
 
     Args:
-      rng: source of randomness.
-      image: uint8 [H, W, C].
-      label: uint8 [H, W].
-      scale: least and largest factor of size; (1, 1) leaves the size.
-      crop_px: height and width of the result; None for the image's own.
-      flip: probability of mirroring left and right.
-      brightness: see `jitter_colours`; 0 for none.
-      contrast: see `jitter_colours`; 0 for none.
-      saturation: see `jitter_colours`; 0 for none.
-      hue: see `jitter_colours`; 0 for none.
+        rng: source of randomness.
+        image: uint8 [H, W, C].
+        label: uint8 [H, W].
+        scale: least and largest factor of size; (1, 1) leaves the size.
+        crop_px: height and width of the result; None for the image's own.
+        flip: probability of mirroring left and right.
+        brightness: see `jitter_colours`; 0 for none.
+        contrast: see `jitter_colours`; 0 for none.
+        saturation: see `jitter_colours`; 0 for none.
+        hue: see `jitter_colours`; 0 for none.
 
     Returns:
-      image uint8 [*crop_px, C] and label uint8 [*crop_px].
+        image uint8 [*crop_px, C] and label uint8 [*crop_px].
 
     Raises:
-      ValueError: on an argument out of range.
+        ValueError: on an argument out of range.
     """
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f"scale must be 0 < least <= largest, found {scale}")

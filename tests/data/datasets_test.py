@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.data import balance, create_source, pixel_counts
+from jaxseg.data.datasets import shapes as shapes_module
 from jaxseg.data.datasets.shapes import CLASS_NAMES, PALETTE, draw_shapes
 from jaxseg.data.palette import voc_palette
 
@@ -130,3 +131,15 @@ def test_voc_palette():
     )
     assert voc_palette(256)[255] == (224, 224, 192)
     assert len(set(voc_palette(256))) == 256
+
+
+def test_shapes_are_prepared_again_when_they_are_drawn_differently(
+    tmp_path, monkeypatch
+):
+    def fingerprint():
+        return shapes_module.Shapes(data_dir=str(tmp_path)).fingerprint()
+
+    before = fingerprint()
+    assert fingerprint() == before
+    monkeypatch.setattr(shapes_module, "_NEIGHBOURS", np.ones((5, 5), np.uint8))
+    assert fingerprint() != before

