@@ -55,11 +55,12 @@ class Logbook:
         seconds = (self._at[1] - then) / max(step - last, 1)
         scalars["images_per_second"] = images / seconds
         self.write(step, scalars)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         if self._bar is not None:
-            self._bar.set_postfix_str(shown, refresh=False)
+            rate = f"{scalars['images_per_second']:.1f} images/s"
+            self._bar.set_postfix_str(f"loss {scalars['loss']:.4g}, {rate}", False)
             self._bar.update(step - self._bar.n)
         else:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
             left = _clock(seconds * (self._steps - step))
             self.say(f"step {step}/{self._steps}  {shown}  left {left}")
 
