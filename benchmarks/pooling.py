@@ -158,7 +158,7 @@ def main():
     """Prints the tables; writes them, too, if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=4, default=(2, 180, 240, 64))
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args()
     versions = {"jax": jax.__version__, "flax": flax.__version__}
