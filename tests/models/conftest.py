@@ -86,10 +86,11 @@ def assert_equals_torch():
     """Gives a model a reference's random weights and compares their logits.
 
     `rename` turns the name of one of the reference's modules into ours, a path; `side`
-    is that of the map which the first dense layer flattens, if it flattens one.
+    is that of the map which the first dense layer flattens, if it flattens one. The
+    error is relative to the largest logit.
     """
 
-    def compare(model, reference, rename, size, side=1):
+    def compare(model, reference, rename, size, side=1, tolerance=1e-4):
         import torch
 
         _randomise(reference.eval())
@@ -118,6 +119,6 @@ def assert_equals_torch():
         logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, image)
         error = np.max(np.abs(logits - expected)) / np.max(np.abs(expected))
         print(f"relative error {error:.1e}")
-        assert error < 1e-4
+        assert error < tolerance
 
     return compare

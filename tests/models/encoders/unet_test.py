@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.encoders import unet
 
 
@@ -32,3 +33,11 @@ def test_the_two_deepest_maps_are_dropped_and_no_other(random_variables):
     # The pooling sees what the skip sees.
     assert np.mean(first.maps[3] == 0) > 0.5
     assert np.all(np.isin(first.pooled[4], first.maps[3]))
+    # What was dropped for the skip is not dropped again on the way down.
+    stage = ConvBlock((8, 8), norm=None)
+    params = variables["params"]["stage5"]
+    whole = stage.apply({"params": params}, first.pooled[4], train=False)
+    kept = first.maps[4] != 0
+    np.testing.assert_allclose(
+        first.maps[4], jnp.where(kept, 2 * whole, 0), rtol=1e-4, atol=1e-5
+    )
