@@ -37,8 +37,6 @@ INCEPTIONS = (
 class GoogLeNet(nn.Module):
     """Two convolutions and nine inception blocks, with max pooling after five stages.
 
-    An odd number of rows n is pooled to (n + 1) / 2 unless `round_up` is off.
-
     Attributes:
         width: channels of the first convolution; all others are in proportion to the
             published 64, and 8 is the least that keeps them whole.
