@@ -118,6 +118,8 @@ def deeplab_v3plus(
 
     Raises:
         ValueError: if the encoder cannot be dilated so, or has no level of stride 4.
+
+    Source: https://arxiv.org/abs/1802.02611.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
     encoder = _dilated(
@@ -225,6 +227,8 @@ def fcn_resnet50(
 
     Returns:
         As `deeplabv3_resnet50`.
+
+    Source: torchvision, after FCN, https://arxiv.org/abs/1411.4038.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
     return _torchvision(

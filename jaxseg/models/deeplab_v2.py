@@ -160,6 +160,8 @@ def deeplab_v2(
 
     Returns:
         A module from an image [B, H, W, C] to logits [B, H, W, K].
+
+    Source: https://arxiv.org/abs/1606.00915.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype)
     encoder_parts = check_arguments("encoder", encoder_parts)
