@@ -1,0 +1,58 @@
+"""Two questions of the field, on CamVid at half size and on equal budgets.
+
+Does unpooling by the encoder's places beat interpolation? Three upsamplers, no skips:
+
+    python train.py --config configs/ablation.py:unpool ...
+    python train.py --config configs/ablation.py:bilinear ...
+    python train.py --config configs/ablation.py:transposed ...
+
+What do skips bring? Three skips, bilinear interpolation:
+
+    python train.py --config configs/ablation.py:none ...
+    python train.py --config configs/ablation.py:sum ...
+    python train.py --config configs/ablation.py:concat ...
+
+(`bilinear` and `none` are the same net.) Each with `--workdir runs/ablation_...`,
+`--config.data.root=/path/to/camvid` and `--config.seed=0`, 1 and 2. The encoder is the
+same narrow VGG16-BN everywhere and the decoder its mirror image; only the named part
+changes. About ten minutes a run on two cores.
+"""
+
+from configs import default
+
+PARTS = {
+    "unpool": {"upsampler": "unpool", "skip": "none"},
+    "bilinear": {"upsampler": "bilinear", "skip": "none"},
+    "transposed": {"upsampler": "transposed", "skip": "none"},
+    "none": {"upsampler": "bilinear", "skip": "none"},
+    "sum": {"upsampler": "bilinear", "skip": "sum"},
+    "concat": {"upsampler": "bilinear", "skip": "concat"},
+}
+
+
+def get_config(part: str = "concat"):
+    """See above; `part` is what comes behind the colon."""
+    if part not in PARTS:
+        raise ValueError(f"Unknown part {part!r}. Known: {', '.join(PARTS)}.")
+    config = default.get_config()
+    config.model.name = "encoder_decoder"
+    config.model.parts = {
+        "encoder": "vgg16_bn",
+        "encoder_parts": {"widths": (16, 32, 64, 128), "depths": (2, 2, 2, 2)},
+        **PARTS[part],
+    }
+
+    config.data.dataset = "camvid"
+    config.data.image_size = (176, 240)
+    config.augment.crop_px = (176, 240)
+    config.augment.scale = (0.8, 1.25)
+
+    config.schedule.learning_rate = 3e-3
+    config.schedule.warmup_steps = 20
+    config.train.batch_size = 8
+    config.train.steps = 400
+    config.train.log_every_steps = 20
+    config.train.eval_every_steps = 200
+    config.train.save_every_steps = 200
+    config.eval.batch_size = 8
+    return config.lock()
