@@ -45,11 +45,15 @@ def finish(arguments: list[str], workdir: Path) -> float:
 def run_with_kills(
     arguments: list[str], workdir: Path, kills: int, seconds: float, rng: random.Random
 ) -> None:
-    """Starts train.py `kills` times to kill it within `seconds`, then lets it end."""
+    """Starts train.py `kills` times to kill it, then lets it end.
+
+    A whole run takes `seconds`, a good part of them to start; most of what a killed one
+    does not reach is left to the next.
+    """
     for _ in range(kills):
         process = start(arguments, workdir)
         try:
-            process.wait(timeout=rng.uniform(0.3, 1.0) * seconds)
+            process.wait(timeout=rng.uniform(0.3, 0.7) * seconds)
             print("the run ended before it was killed", flush=True)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
@@ -67,16 +71,17 @@ def saved_steps(workdir: Path) -> list[int]:
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every leaf of the last checkpoint by its path."""
     path = workdir / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.restore(path)
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): np.asarray(
-            jax.random.key_data(leaf)
-            if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        tree = checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
         )
-        for path, leaf in leaves
+    return {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
