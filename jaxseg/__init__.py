@@ -4,6 +4,21 @@ Letters in shapes: B batch, H and W pixels, C channels, K classes.
 """
 
 from jaxseg.checkpoint import load
-from jaxseg.models import create_model, list_encoders, list_models
+from jaxseg.models import (
+    create_model,
+    list_blocks,
+    list_encoders,
+    list_models,
+    list_skips,
+    list_upsamplers,
+)
 
-__all__ = ["create_model", "list_encoders", "list_models", "load"]
+__all__ = [
+    "create_model",
+    "list_blocks",
+    "list_encoders",
+    "list_models",
+    "list_skips",
+    "list_upsamplers",
+    "load",
+]
