@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxseg.models.blocks import ConvBlock, Dtype, SeparableBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.heads import ASPP, Chain
-from jaxseg.models.parts import Part, check_arguments, create_part, describe
+from jaxseg.models.parts import Part, check_arguments, create_dilated, describe
 from jaxseg.models.segmenter import Auxiliary, Segmenter
 from jaxseg.models.skips import Concat
 from jaxseg.models.upsamplers import Bilinear
@@ -238,8 +238,7 @@ def fcn_resnet50(
 
 def _torchvision(num_classes, encoder, neck, aux_weight, encoder_parts, remat, layers):
     """A network of `torchvision.models.segmentation`; its FCN where `neck` is None."""
-    encoder = create_part(
-        "encoder",
+    encoder = create_dilated(
         encoder,
         output_stride=8,
         remat=remat,
@@ -272,8 +271,7 @@ def _torchvision(num_classes, encoder, neck, aux_weight, encoder_parts, remat, l
 
 
 def _dilated(encoder, output_stride, multi_grid, encoder_parts, **layers):
-    return create_part(
-        "encoder",
+    return create_dilated(
         encoder,
         output_stride=output_stride,
         dilate_first=True,

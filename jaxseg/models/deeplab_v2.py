@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxseg.models.blocks import ConvBlock, Dtype, run_stage
 from jaxseg.models.encoders import Features
 from jaxseg.models.heads import BranchSum, DenseAsConvolutions, Scores, identity
-from jaxseg.models.parts import Part, check_arguments, create_part
+from jaxseg.models.parts import Part, check_arguments, create_dilated
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.ops.indexed_pooling import max_pool_indices
 from jaxseg.ops.resize import crop_to, resize_bilinear
@@ -185,8 +185,7 @@ def deeplab_v2(
         )
         finish = _zoom
     else:
-        encoder = create_part(
-            "encoder",
+        encoder = create_dilated(
             encoder,
             output_stride=8,
             dilate_first=True,

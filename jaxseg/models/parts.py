@@ -72,6 +72,28 @@ def describe(encoder: nn.Module) -> Features:
     )
 
 
+def create_dilated(encoder: Part, **kwargs) -> nn.Module:
+    """Builds an encoder that keeps its resolution by dilation.
+
+    Args:
+        encoder: the name of a ResNet, or what `create_part` takes.
+        **kwargs: of the encoder, such as `output_stride`.
+
+    Returns:
+        A module of its own.
+
+    Raises:
+        ValueError: if the encoder has no dilated form.
+    """
+    resnets = tuple(sorted(name for name in ENCODERS if name.startswith("resnet")))
+    if isinstance(encoder, str) and encoder in set(ENCODERS) - set(resnets):
+        raise ValueError(
+            f"The encoder {encoder!r} cannot be dilated; take one of "
+            f"{', '.join(resnets)}, or pass one that takes output_stride."
+        )
+    return create_part("encoder", encoder, **kwargs)
+
+
 def instead(name: str, known: tuple[str, ...]) -> str:
     """The end of a message about an unknown name: what was meant, and what there is.
 
