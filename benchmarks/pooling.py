@@ -158,7 +158,7 @@ def main():
     """Prints the tables; writes them, too, if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=4, default=(2, 180, 240, 64))
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args()
     versions = {"jax": jax.__version__, "flax": flax.__version__}
@@ -211,7 +211,10 @@ def _device():
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [n.split(":")[1].strip() for n in lines if n.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+    return (
+        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores; "
+        f"load average {os.getloadavg()[1]:.1f}, other work included"
+    )
 
 
 if __name__ == "__main__":
