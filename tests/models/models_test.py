@@ -167,10 +167,9 @@ def test_remat_covers_the_network(name):
             lambda: model.init(jax.random.key(0), image, train=False)
         )
         jaxpr = jax.make_jaxpr(lambda v: model.apply(v, image, train=False))(variables)
-        return sum(
-            eqn.primitive.name in ("conv_general_dilated", "dot_general")
-            for eqn in jaxpr.eqns
-        )
+        return sum(eqn.primitive.name == "conv_general_dilated" for eqn in jaxpr.eqns)
 
-    assert convolutions(remat=False) > 4
-    assert convolutions(remat=True) <= 4
+    # FC-ResNet's first convolution and those of its long skips stay outside as well.
+    allowed = 4 if name == "fc_resnet" else 1
+    assert convolutions(remat=False) > allowed
+    assert convolutions(remat=True) <= allowed
