@@ -1,19 +1,19 @@
 """Trains a network: python train.py --config configs/shapes.py --workdir runs/shapes"""
 
+import signal
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxseg import trainer
-from jaxseg.compilation import enable_compilation_cache
-
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, and how.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; resumed if it exists."
-)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, old or new.")
 
 
 def main(argv: list[str]) -> None:
     """Hands the flags to the trainer, and its errors to the user."""
+    from jaxseg import trainer
+    from jaxseg.compilation import enable_compilation_cache
+
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     if not flags.FLAGS["verbosity"].present:
@@ -33,10 +33,17 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the flags; a config key that does not exist is an error like any other."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError) as error:
-        raise SystemExit(f"error: {' '.join(str(error).split())}") from None
+    except flags.Error as error:
+        raise SystemExit(f"error: {error}") from None
+    except (AttributeError, KeyError) as error:
+        while isinstance(error.args[0], Exception):  # ml_collections wraps them
+            error = error.args[0]
+        text = " ".join(error.args[0].split())
+        raise SystemExit(f"error: the config has no key {text}") from None
 
 
 if __name__ == "__main__":
+    # Until there is something to save, Ctrl-C ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse)

@@ -75,8 +75,8 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 1000  # batches, over all of the run
     config.train.batch_size = 32  # images, over all devices
-    config.train.log_every_steps = 50
-    config.train.eval_every_steps = 250  # and at the end; each evaluation is saved
+    config.train.log_every_steps = 50  # these three: 0 for never but at the end
+    config.train.eval_every_steps = 250  # each evaluation is saved
     config.train.save_every_steps = 250
 
     config.eval = ConfigDict()

@@ -166,7 +166,7 @@ class Checkpoints:
             )
 
 
-def find_step(workdir: str | os.PathLike, checkpoint: str = "best") -> int:
+def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int:
     """The step of the checkpoint that is asked for.
 
     Args:
@@ -192,7 +192,7 @@ def find_step(workdir: str | os.PathLike, checkpoint: str = "best") -> int:
         return steps[-1]
     if checkpoint == "best":
         return max(steps, key=lambda step: (_score(directory / str(step)), step))
-    if checkpoint.isdecimal() and int(checkpoint) in steps:
+    if str(checkpoint).isdecimal() and int(checkpoint) in steps:
         return int(checkpoint)
     raise ValueError(
         f"{workdir} has no checkpoint {checkpoint!r}; take best, latest or one of "
@@ -201,7 +201,7 @@ def find_step(workdir: str | os.PathLike, checkpoint: str = "best") -> int:
 
 
 def load(
-    workdir: str | os.PathLike, checkpoint: str = "best"
+    workdir: str | os.PathLike, checkpoint: str | int = "best"
 ) -> tuple[nn.Module, Variables, dict[str, Any]]:
     """Opens a trained model with nothing but its workdir.
 

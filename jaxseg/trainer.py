@@ -1,7 +1,6 @@
 """The training run: from a config to an evaluated, resumable checkpoint."""
 
 import math
-import signal
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,10 @@ from ml_collections import ConfigDict
 
 from jaxseg import checkpoint, data, visualize
 from jaxseg.evaluator import Evaluator
+from jaxseg.interrupt import Interrupted, StopSignal
 from jaxseg.logbook import Logbook
 from jaxseg.losses import cross_entropy
-from jaxseg.metrics import format_table
+from jaxseg.metrics import Confusion, format_table
 from jaxseg.models import create_model
 from jaxseg.optimizer import create_optimizer, create_schedule
 from jaxseg.sharding import create_parallel
@@ -30,22 +30,6 @@ from jaxseg.steps import (
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the device: enough to keep it busy, few enough to stop."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop by a signal, and has saved itself.
-
-    Attributes:
-        signum: the signal.
-    """
-
-    def __init__(self, signum: int, step: int):
-        """Says after which step the run was saved."""
-        name = signal.Signals(signum).name
-        super().__init__(
-            f"{name}: saved after step {step}; the same command goes on from there."
-        )
-        self.signum = signum
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -75,6 +59,7 @@ class _Run:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
+        _check(config)
         self.parallel = create_parallel(**config.parallel)
         self.parallel.check_batch(config.train.batch_size, "train.batch_size")
         self.parallel.check_batch(config.eval.batch_size, "eval.batch_size")
@@ -84,6 +69,7 @@ class _Run:
         self.val_source = data.create_source(split=config.data.val_split, **dataset)
         self.info = self.train_source.info
         self.image_size = config.data.image_size and tuple(config.data.image_size)
+        self.batches = self._train_batches()
         self.normalization = Normalization(**config.normalization)
 
         # An update may take several batches; the schedule counts updates.
@@ -126,6 +112,11 @@ class _Run:
             batch_size=config.eval.batch_size,
             image_size=self.image_size,
         )
+        # Whatever is wrong is found here, before the workdir is opened.
+        self.like = jax.eval_shape(self.init, key=self._key())
+        Confusion.zeros(self.info.num_classes).compute(
+            self.info.class_names, absent=config.eval.absent
+        )
         self.metadata = {
             "model": model_args,
             "class_names": self.info.class_names,
@@ -146,9 +137,9 @@ class _Run:
         """See `run`."""
         config, steps = self.config.train, self.config.train.steps
         checkpoints = checkpoint.Checkpoints(self.workdir)
-        stop = _StopSignal()
+        stop = StopSignal()
         with checkpoints, stop:
-            state, batches = self._restore(checkpoints)
+            state = self._restore(checkpoints)
             # Only now: a workdir of another model must stay what it is.
             checkpoint.write_metadata(self.workdir, self.metadata)
             start = done = int(state.step)
@@ -158,7 +149,7 @@ class _Run:
                 pending: deque = deque()  # metrics of steps that were not looked at
                 result = None
                 while done < steps:
-                    batch = self.parallel.place(next(batches))
+                    batch = self.parallel.place(next(self.batches))
                     state, metrics = self.train_step(state, batch)
                     done += 1
                     pending.append((done, metrics))
@@ -166,9 +157,9 @@ class _Run:
                         pending[-1 - IN_FLIGHT][1]["loss"].block_until_ready()
 
                     last, stopped = done == steps, stop.signum is not None
-                    evaluates = last or done % config.eval_every_steps == 0
-                    saves = evaluates or stopped or done % config.save_every_steps == 0
-                    if saves or done % config.log_every_steps == 0:
+                    evaluates = last or _due(done, config.eval_every_steps)
+                    saves = evaluates or stopped or _due(done, config.save_every_steps)
+                    if saves or _due(done, config.log_every_steps):
                         self._log(logbook, pending)
                     miou = None
                     if evaluates:
@@ -176,19 +167,21 @@ class _Run:
                         miou = result["miou"]
                         logbook.restart_clock()
                     if saves:
-                        checkpoints.save(done, state, batches.state(), miou)
+                        checkpoints.save(done, state, self.batches.state(), miou)
                     if stopped and not last:
                         raise Interrupted(stop.signum, done)
-                if result is None:  # there was nothing left to do
+                if result is None:
+                    logbook.say("nothing is left to do; train.steps says how far")
                     _, result = self._evaluate(logbook, state, done, record=False)
                 checkpoints.wait()
                 logbook.say(self._summary(result))
         return result
 
-    def _restore(self, checkpoints):
-        """The state to go on from, and the batches that come next."""
-        data_config = self.config.data
-        batches = data.train_batches(
+    def _key(self):
+        return jax.random.key(self.config.seed)
+
+    def _train_batches(self):
+        return data.train_batches(
             self.train_source,
             batch_size=self.config.train.batch_size,
             seed=self.config.seed,
@@ -196,14 +189,15 @@ class _Run:
             image_size=self.image_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            num_threads=data_config.num_threads,
+            num_threads=self.config.data.num_threads,
         )
-        key = jax.random.key(self.config.seed)
-        like = jax.eval_shape(self.init, key=key)
+
+    def _restore(self, checkpoints) -> TrainState:
+        """The state to go on from, with the batches at their place."""
         for step in reversed(checkpoints.steps()):
             try:
                 state, position = checkpoints.restore(
-                    step, like, self.parallel.replicated
+                    step, self.like, self.parallel.replicated
                 )
             except checkpoint.CorruptCheckpointError as error:
                 if not self.config.checkpoint.fallback:
@@ -215,9 +209,9 @@ class _Run:
                     ) from error
                 print(f"{error} It is now {checkpoints.set_aside(step)}.", flush=True)
                 continue
-            batches.restore(position)
-            return state, batches
-        return self.init(key=key), batches
+            self.batches.restore(position)
+            return state
+        return self.init(key=self._key())
 
     def _loss_fn(self):
         config = self.config.loss.to_dict()
@@ -276,6 +270,7 @@ class _Run:
         """Scores the validation set; returns the state, its statistics as scored."""
         config = self.config.eval
         if config.recompute_batch_stats and record:
+            logbook.say(f"step {step}: BatchNorm statistics over the training set")
             state = state.replace(batch_stats=self._training_statistics(state))
         shown = range(min(config.overlays, len(self.val_source)))
         confusion, predictions = self.evaluator(
@@ -295,19 +290,9 @@ class _Run:
 
     def _training_statistics(self, state: TrainState):
         """BatchNorm statistics averaged over one epoch of training batches."""
-        batches = data.train_batches(
-            self.train_source,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
-            augment=self.config.augment.to_dict(),
-            image_size=self.image_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_threads=self.config.data.num_threads,
-        )
         count = math.ceil(len(self.train_source) / self.config.train.batch_size)
         total = None
-        for _, batch in zip(range(count), batches):
+        for _, batch in zip(range(count), self._train_batches()):
             stats = self.batch_statistics(state, self.parallel.place(batch))
             total = stats if total is None else jax.tree.map(jnp.add, total, stats)
         return jax.tree.map(lambda x: x / count, total)
@@ -341,39 +326,46 @@ class _Run:
 
     def _summary(self, result: dict[str, Any]) -> str:
         best = checkpoint.find_step(self.workdir, "best")
-        return "\n".join(
-            [
-                "",
-                f"{self.config.data.val_split}, after the last step",
-                format_table(result),
-                "",
-                f"best checkpoint: step {best}, in {self.workdir}/checkpoints",
-                f"pictures: {self.workdir}/overlays",
-                f"metrics: {self.workdir}/metrics.jsonl and TensorBoard's in "
-                f"{self.workdir}/tensorboard",
-            ]
+        lines = [
+            "",
+            f"{self.config.data.val_split}, after the last step",
+            format_table(result),
+            "",
+            f"best checkpoint: step {best}, in {self.workdir}/checkpoints",
+            f"metrics: {self.workdir}/metrics.jsonl and TensorBoard's in "
+            f"{self.workdir}/tensorboard",
+        ]
+        if self.config.eval.overlays:
+            lines.append(f"pictures: {self.workdir}/overlays")
+        return "\n".join(lines)
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises a ValueError for numbers that no builder would look at in time."""
+    for section, name, least in (
+        ("train", "steps", 1),
+        ("train", "batch_size", 1),
+        ("train", "log_every_steps", 0),
+        ("train", "eval_every_steps", 0),
+        ("train", "save_every_steps", 0),
+        ("eval", "batch_size", 1),
+        ("eval", "overlays", 0),
+    ):
+        value = config[section][name]
+        if value < least:
+            raise ValueError(f"{section}.{name}={value}; it is at least {least}.")
+    size = config.data.image_size
+    if size is not None and not (
+        len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+    ):
+        raise ValueError(
+            f"data.image_size={tuple(size)}; give a height and a width in pixels, such "
+            "as (176, 240)."
         )
 
 
-class _StopSignal:
-    """Remembers the first SIGTERM or SIGINT instead of dying of it."""
-
-    def __enter__(self):
-        self.signum = None
-        signals = (signal.SIGTERM, signal.SIGINT)
-        self._previous = {s: signal.signal(s, self._note) for s in signals}
-        return self
-
-    def _note(self, signum, frame):
-        del frame
-        self.signum = signum
-        # A second signal takes its usual effect, for a run that hangs.
-        for s, handler in self._previous.items():
-            signal.signal(s, handler)
-
-    def __exit__(self, *error):
-        for s, handler in self._previous.items():
-            signal.signal(s, handler)
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _dataset(config: ConfigDict) -> dict[str, Any]:

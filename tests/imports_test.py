@@ -9,7 +9,7 @@ LAYERS = (
     ("cli",),
     ("trainer",),
     ("evaluator", "predictor"),
-    ("steps", "checkpoint", "logbook", "visualize", "compilation"),
+    ("steps", "checkpoint", "logbook", "visualize", "compilation", "interrupt"),
     ("losses", "metrics", "optimizer", "sharding"),
     ("models",),
     ("ops",),

@@ -145,6 +145,15 @@ def test_four_devices_give_the_losses_of_one(config, finished, tmp_path, backend
             np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
 
 
+def test_nothing_is_evaluated_or_saved_before_the_end_unless_asked(config, tmp_path):
+    config.train.eval_every_steps = config.train.save_every_steps = 0
+    config.train.log_every_steps = config.eval.overlays = 0
+    trainer.run(config, str(tmp_path))
+    assert [x["step"] for x in _metrics(tmp_path)] == [6, 6]
+    assert not (tmp_path / "overlays").exists()
+    assert checkpoint.load(tmp_path, 6)[2]["step"] == 6  # a number will do for a step
+
+
 def test_statistics_are_recomputed_over_the_training_set(config, finished, tmp_path):
     config.eval.recompute_batch_stats = True
     trainer.run(config, str(tmp_path))
@@ -208,6 +217,12 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("parallel.data", 3, "batch_size=4 does not divide by the 3 devices"),
         ("parallel.backend", "pmp", "jit, shard_map, pmap"),
         ("schedule.name", "linear", "constant, step, poly, cosine"),
+        ("model.dtype", "int32", "float32, bfloat16 or float16"),
+        ("data.image_size", (88,), r"data.image_size=\(88,\)"),
+        ("augment.crop_px", (88,), "crop_px must be a height and a width"),
+        ("train.steps", 0, "train.steps=0; it is at least 1"),
+        ("train.log_every_steps", -1, "at least 0"),
+        ("eval.absent", "skip", "exclude, zero"),
     ],
 )
 def test_configs_that_cannot_be(config, tmp_path, key, value, message):
@@ -225,7 +240,7 @@ def _train_py(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--config.model.nmae=x",), 'Did you mean "name"'),
+        (("--config.model.nmae=x",), "has no key 'nmae' Did you mean \"name\""),
         (("--config.train.steps=ten",), "train.steps"),
         (("--config.data.dataset=camvid", "--config.data.root=/nowhere"), "/nowhere"),
     ],

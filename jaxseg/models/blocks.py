@@ -76,6 +76,24 @@ def run_stage(
     return (nn.remat(call) if remat else call)(stage, *arrays)
 
 
+def _promote(inputs, kernel, bias, *, dtype):
+    return inputs.astype(dtype), kernel.astype(dtype), bias
+
+
+class Conv(nn.Conv):
+    """`nn.Conv` with its bias added in float32.
+
+    A bias' gradient is a sum over all pixels of the batch, and a backend that sums
+    bfloat16 in bfloat16, as the CPU's does, loses most of it.
+    """
+
+    promote_dtype: Callable[..., tuple] = _promote
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H', W', features] in `dtype`."""
+        return super().__call__(x).astype(self.dtype)
+
+
 class ConvTranspose(nn.Module):
     """A transposed convolution with a fast gradient: every cell lays down a kernel.
 
@@ -154,11 +172,11 @@ class ConvTranspose(nn.Module):
         if self.use_bias:
             zeros = nn.initializers.zeros
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
-            x = x + bias.astype(self.dtype).reshape(1, 1, 1, self.features)
+            x = (x + bias.reshape(1, 1, 1, self.features)).astype(self.dtype)
         return x
 
 
-def depthwise_conv(features: int, kernel_size: tuple[int, int], **kwargs) -> nn.Conv:
+def depthwise_conv(features: int, kernel_size: tuple[int, int], **kwargs) -> Conv:
     """A convolution of each channel for itself, with the arguments of `nn.Conv`.
 
     Args:
@@ -169,7 +187,7 @@ def depthwise_conv(features: int, kernel_size: tuple[int, int], **kwargs) -> nn.
     Returns:
         A linen module from [B, H, W, features] to [B, H, W, features].
     """
-    return nn.Conv(features, kernel_size, feature_group_count=features, **kwargs)
+    return Conv(features, kernel_size, feature_group_count=features, **kwargs)
 
 
 class ConvBlock(nn.Module):
@@ -202,7 +220,7 @@ class ConvBlock(nn.Module):
     padding: str = "SAME"
     dilation: int = 1
     use_bias: bool = True
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     kernel_init: nn.initializers.Initializer = he_normal
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32

@@ -9,7 +9,12 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, ConvTranspose, Dtype
+from jaxseg.models.blocks import (
+    Conv,
+    ConvBlock,
+    ConvTranspose,
+    Dtype,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import vgg16_bn
 from jaxseg.models.heads import Chain
@@ -77,7 +82,7 @@ def deconvnet(
         blocks=blocks[::-1],
         remat=remat,
     )
-    head = nn.Conv(
+    head = Conv(
         num_classes,
         (1, 1),
         kernel_init=_gaussian,

@@ -12,7 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, Dtype, SeparableBlock
+from jaxseg.models.blocks import (
+    Conv,
+    ConvBlock,
+    Dtype,
+    SeparableBlock,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.heads import ASPP, Chain
 from jaxseg.models.parts import Part, check_arguments, create_dilated, describe
@@ -288,7 +293,7 @@ def _aspp(output_stride, width, dropout, **layers):
 
 def _classifier(num_classes, dtype, param_dtype):
     # TensorFlow's start; zeros would leave all before them without gradient.
-    return nn.Conv(
+    return Conv(
         num_classes,
         (1, 1),
         kernel_init=nn.initializers.truncated_normal(0.01),

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dtype, he_normal
+from jaxseg.models.blocks import (
+    Conv,
+    Dtype,
+    he_normal,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.parts import Part, check_arguments, create_part, describe
@@ -117,7 +120,7 @@ def encoder_decoder(
         ),
         remat=remat,
     )
-    head = nn.Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
+    head = Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
     return Segmenter(encoder, decoder, head)
 
 

@@ -11,7 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dropout, Dtype, batch_norm, he_normal, run_stage
+from jaxseg.models.blocks import (
+    Conv,
+    Dropout,
+    Dtype,
+    batch_norm,
+    he_normal,
+    run_stage,
+)
 from jaxseg.models.encoders import Features
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Sum
@@ -52,7 +59,7 @@ class PreActivation(nn.Module):
         x = nn.relu(x)
         if self.resize is not None:
             x = self.resize(x)
-        return nn.Conv(
+        return Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
@@ -111,7 +118,7 @@ class Block(nn.Module):
             return y
         x = x[:, ::2, ::2] if self.down else x
         if x.shape[-1] != y.shape[-1]:
-            conv = nn.Conv(
+            conv = Conv(
                 y.shape[-1], (1, 1), kernel_init=he_normal, **layers, name="shortcut"
             )
             x = conv(x)
@@ -174,7 +181,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 1, 2, 4, ..."""
-        conv = nn.Conv(
+        conv = Conv(
             self.width,
             (3, 3),
             kernel_init=he_normal,
@@ -286,5 +293,5 @@ def fc_resnet(
     )
     last = PreActivation(width, 3, axis_name=axis_name, **layers)
     decoder = Climb(tuple(up), skips, last, remat=remat)
-    head = nn.Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
+    head = Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
     return Segmenter(encoder, decoder, head)

@@ -4,7 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, Dropout, Dtype, he_normal
+from jaxseg.models.blocks import (
+    Conv,
+    ConvBlock,
+    Dropout,
+    Dtype,
+    he_normal,
+)
 
 
 class DenseAsConvolutions(nn.Module):
@@ -35,7 +41,7 @@ class DenseAsConvolutions(nn.Module):
         """Maps [B, H, W, C] to [B, h, w, hidden[-1]]."""
         for i, width in enumerate(self.hidden, start=6):
             side, dilation = (self.side, self.dilation) if i == 6 else (1, 1)
-            layer = nn.Conv(
+            layer = Conv(
                 width,
                 (side, side),
                 padding=self.padding,
@@ -72,7 +78,7 @@ class Scores(nn.Module):
         """Maps [B, H, W, C] to [B, h, w, K]."""
         if self.block is not None:
             x = self.block(x, train=train)
-        return nn.Conv(
+        return Conv(
             self.num_classes,
             (1, 1),
             kernel_init=self.kernel_init,

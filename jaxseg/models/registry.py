@@ -101,7 +101,8 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
         image [B, H, W, C] of any H and W, giving float32 logits [B, H, W, K].
 
     Raises:
-        ValueError: if the name or a part is unknown, or `num_classes` is below 1.
+        ValueError: if the name, a part or a dtype is unknown, or `num_classes` is
+            below 1.
     """
     builder = MODELS.get(name)
     if builder is None:
@@ -115,5 +116,18 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
         if part not in known:
             raise ValueError(f"{name} has no part {part!r}{instead(part, known)}")
     for key in {"dtype", "param_dtype"} & parts.keys():
-        parts[key] = jnp.dtype(parts[key])
+        parts[key] = _float(key, parts[key])
     return builder(num_classes, **parts)
+
+
+def _float(key: str, value) -> jnp.dtype:
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{key}={value!r} is no type to compute in; take float32, bfloat16 or "
+            "float16."
+        )
+    return dtype

@@ -10,7 +10,13 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, Dtype, batch_norm, he_normal
+from jaxseg.models.blocks import (
+    Conv,
+    ConvBlock,
+    Dtype,
+    batch_norm,
+    he_normal,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import vgg16_bn
 from jaxseg.models.segmenter import Segmenter
@@ -85,7 +91,7 @@ def segnet(
         blocks=tuple(reversed(blocks)),
         remat=remat,
     )
-    head = nn.Conv(
+    head = Conv(
         num_classes,
         (3, 3),
         kernel_init=he_normal,

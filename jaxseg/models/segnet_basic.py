@@ -16,7 +16,13 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, Dtype, depthwise_conv, he_normal
+from jaxseg.models.blocks import (
+    Conv,
+    ConvBlock,
+    Dtype,
+    depthwise_conv,
+    he_normal,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import segnet_basic as basic_encoder
 from jaxseg.models.heads import Scores, identity
@@ -34,7 +40,7 @@ def segnet_basic(
     *,
     width: int = 64,
     dropout: float = 0.0,
-    conv: Callable[..., nn.Module] = nn.Conv,
+    conv: Callable[..., nn.Module] = Conv,
     addition: bool = False,
     remat: bool = False,
     dtype: Dtype = jnp.float32,
@@ -185,4 +191,4 @@ def _encoder(width, remat, dropout=0.0, **layers):
 
 
 def _classifier(num_classes, **layers):
-    return nn.Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
+    return Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)

@@ -6,7 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dtype
+from jaxseg.models.blocks import (
+    Conv,
+    Dtype,
+)
 from jaxseg.ops.resize import crop_to, resize_bilinear
 
 Meet = Callable[[jax.Array, tuple[int, int]], jax.Array]
@@ -46,7 +49,7 @@ class Skip(nn.Module):
         return level if level.shape[1:3] == size else self.meet(level, size)
 
     def _project(self, features, name, **kwargs):
-        return nn.Conv(
+        return Conv(
             features,
             (1, 1),
             dtype=self.dtype,

@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, Dtype, batch_norm, he_normal
+from jaxseg.models.blocks import (
+    Conv,
+    ConvBlock,
+    Dtype,
+    batch_norm,
+    he_normal,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import unet as unet_encoder
 from jaxseg.models.parts import Part, create_part
@@ -202,7 +208,7 @@ def _unet(
         blocks=tuple(block((features, features)) for features in climbed),
         remat=remat,
     )
-    head = nn.Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
+    head = Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
     if padding == "SAME":
         return Segmenter(encoder, decoder, head)
     return Segmenter(

@@ -6,7 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Activation, ConvTranspose, Dtype
+from jaxseg.models.blocks import (
+    Activation,
+    Conv,
+    ConvTranspose,
+    Dtype,
+)
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.ops.indexed_pooling import max_unpool_indices
 from jaxseg.ops.pooling import max_unpool
@@ -176,7 +181,7 @@ class PixelShuffle(Upsampler):
         del places
         b, h, w, channels = x.shape
         features, s = self.features or channels, self.strides
-        conv = nn.Conv(
+        conv = Conv(
             features * s**2,
             (1, 1),
             dtype=self.dtype,
@@ -230,7 +235,7 @@ class Unpool(Upsampler):
                     f"decoder block before it end in {places.shape[-1]}, or set "
                     "project=True."
                 )
-            x = nn.Conv(
+            x = Conv(
                 places.shape[-1],
                 (1, 1),
                 dtype=self.dtype,

@@ -108,6 +108,25 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters(trained, image):
     assert _count(half) == _count(model)
 
 
+def test_bfloat16_sums_the_gradient_of_a_bias_in_float32():
+    """A sum over 19,200 pixels in eight bits of mantissa would lose most of itself."""
+    image = jax.random.normal(jax.random.key(1), (4, 60, 80, 3))
+
+    def gradient(dtype):
+        model = create_model("segnet", 5, width=4, depths=(1,), dtype=dtype)
+        variables = model.init(jax.random.key(0), image, train=False)
+
+        def loss(params):
+            logits = model.apply(variables | {"params": params}, image, train=False)
+            return -jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+
+        return jax.jit(jax.grad(loss))(variables["params"])["head"]["bias"]
+
+    exact, rounded = gradient("float32"), gradient("bfloat16")
+    error = jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact)
+    assert error < 0.02
+
+
 def test_dropout_is_off_outside_training_and_random_within(trained, image):
     _, model, variables = trained
 

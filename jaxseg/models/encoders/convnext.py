@@ -10,7 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dropout, Dtype, run_stage
+from jaxseg.models.blocks import (
+    Conv,
+    Dropout,
+    Dtype,
+    run_stage,
+)
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.layers import Stage
 
@@ -37,7 +42,7 @@ class Block(nn.Module):
         """Maps [B, H, W, C] to [B, H, W, C]."""
         layers = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         width = x.shape[-1]
-        y = nn.Conv(
+        y = Conv(
             width,
             (7, 7),
             feature_group_count=width,
@@ -79,7 +84,7 @@ class Downsample(nn.Module):
         """Maps [B, H, W, C] to [B, ceil(H / strides), ceil(W / strides), width]."""
         del train
         layers = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        conv = nn.Conv(
+        conv = Conv(
             self.width,
             (self.strides, self.strides),
             strides=self.strides,

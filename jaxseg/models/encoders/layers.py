@@ -6,7 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Activation, Dtype, batch_norm, he_normal
+from jaxseg.models.blocks import (
+    Activation,
+    Conv,
+    Dtype,
+    batch_norm,
+    he_normal,
+)
 from jaxseg.ops.pooling import max_pool_argmax, max_pool_indices
 
 
@@ -19,7 +25,7 @@ def convolution(
     groups: int = 1,
     padding: int | None = None,
     **kwargs,
-) -> nn.Conv:
+) -> Conv:
     """A square convolution, padded alike on all sides as in Caffe and PyTorch.
 
     ("SAME" pads strided convolutions more at the end than at the beginning.)
@@ -39,7 +45,7 @@ def convolution(
     """
     if padding is None:
         padding = dilation * (kernel // 2)
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         strides=strides,
