@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IGNORE = 255  # the label of void pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -130,10 +130,11 @@ def _open(path: Path) -> tuple[Image.Image, bytes]:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image; replace or remove it") from error
     except Exception as error:  # decoders raise anything on broken bytes
         raise ValueError(
-            f"{path}: truncated, damaged or not an image ({error}); replace or remove "
-            "it"
+            f"{path}: truncated or damaged ({error}); replace or remove it"
         ) from error
     if image.format in ("TIFF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1:
         raise ValueError(
