@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     """The defaults: a narrow SegNet on drawn shapes."""
     config = ConfigDict()
     config.seed = 0  # of parameters, dropout, order and augmentation
+    config.init_from = ""  # workdir of another run to take parameters from, by name
 
     # jaxseg.create_model
     config.model = ConfigDict()

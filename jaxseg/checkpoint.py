@@ -245,6 +245,56 @@ def load(
     return model, variables, metadata | {"step": step}
 
 
+def transfer(
+    workdir: str | os.PathLike, state: TrainState, normalization: dict[str, Any]
+) -> tuple[TrainState, list[str], list[str]]:
+    """Starts a state from the best checkpoint of another run, by the leaves' names.
+
+    Parameters and statistics that both models have are taken over, those that only the
+    new one has stay as they are: so FCN-16s starts from FCN-32s.
+
+    Args:
+        workdir: of the other run.
+        state: before its first step.
+        normalization: `mean` and `std` that the new run feeds its images with.
+
+    Returns:
+        The state; names of the leaves that were not found; names of those found that
+        have no place in the new model.
+
+    Raises:
+        ValueError: if the runs differ in normalisation, a leaf of the same name has
+            another shape, or no name is common to both.
+    """
+    _, variables, metadata = load(workdir)
+    theirs = {k: list(v) for k, v in metadata["normalization"].items()}
+    ours = {k: list(v) for k, v in normalization.items()}
+    if theirs != ours:
+        raise ValueError(
+            f"{workdir} was trained with the normalisation {theirs}, and this run has "
+            f"{ours}; set config.normalization to the former."
+        )
+    found = _named(variables)
+    target = _named(state.variables)
+    wrong = [
+        f"{name}: {found[name].shape} there, {leaf.shape} here"
+        for name, leaf in target.items()
+        if name in found and found[name].shape != leaf.shape
+    ]
+    if wrong:
+        raise ValueError(f"{workdir} does not fit this model. {'; '.join(wrong[:6])}.")
+    if not found.keys() & target.keys():
+        raise ValueError(f"{workdir} has no parameter of this model's names.")
+
+    def take(path, leaf):
+        value = found.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return leaf if value is None else jax.device_put(value, leaf.sharding)
+
+    started = jax.tree.map_with_path(take, state.variables)
+    missing = sorted(target.keys() - found.keys())
+    return state.replace(**started), missing, sorted(found.keys() - target.keys())
+
+
 def write_metadata(workdir: str | os.PathLike, metadata: dict[str, Any]) -> None:
     """Writes what a workdir says of itself, with versions and commit, atomically."""
     path = Path(workdir) / METADATA
@@ -269,15 +319,20 @@ def read_metadata(workdir: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}.") from error
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of each leaf by its path; not the random key, which is stored unwrapped."""
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths, "params/encoder/stage1/conv1/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: hasattr(x, "shape")
     )
-    shapes = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in leaves
     }
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by its path; not the random key, which is stored unwrapped."""
+    shapes = {name: tuple(leaf.shape) for name, leaf in _named(tree).items()}
     return {name: shape for name, shape in shapes.items() if name != "key"}
 
 

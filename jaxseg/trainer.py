@@ -211,7 +211,18 @@ class _Run:
                 continue
             self.batches.restore(position)
             return state
-        return self.init(key=self._key())
+        state = self.init(key=self._key())
+        if self.config.init_from:
+            state, missing, unused = checkpoint.transfer(
+                self.config.init_from, state, self.metadata["normalization"]
+            )
+            print(
+                f"started from {self.config.init_from}; not found there: "
+                f"{', '.join(missing) or 'nothing'}; not used: "
+                f"{', '.join(unused) or 'nothing'}",
+                flush=True,
+            )
+        return state
 
     def _loss_fn(self):
         config = self.config.loss.to_dict()

@@ -154,6 +154,49 @@ def test_nothing_is_evaluated_or_saved_before_the_end_unless_asked(config, tmp_p
     assert checkpoint.load(tmp_path, 6)[2]["step"] == 6  # a number will do for a step
 
 
+def test_a_stage_of_fcn_starts_where_the_last_ended(config, tmp_path, capsys):
+    """FCN-16s from FCN-32s: all is taken over, and the new skip's scores are zero."""
+    config.model.parts = {
+        "encoder_parts": {"widths": (2,) * 5, "depths": (1,) * 5},
+        "hidden": 4,
+    }
+    config.model.name = "fcn32s"
+    config.train.steps = 3
+    trainer.run(config, str(tmp_path / "fcn32s"))
+    capsys.readouterr()
+
+    config.model.name = "fcn16s"
+    config.init_from = str(tmp_path / "fcn32s")
+    config.train.steps = 1
+    config.schedule.learning_rate = 1e-12
+    config.optimizer.weight_decay = 0.0
+    trainer.run(config, str(tmp_path / "fcn16s"))
+    assert (
+        "not found there: params/decoder/skips_0/project/bias, "
+        "params/decoder/skips_0/project/kernel; not used: nothing"
+    ) in capsys.readouterr().out
+    _, old, _ = checkpoint.load(tmp_path / "fcn32s")
+    _, new, _ = checkpoint.load(tmp_path / "fcn16s")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(new["params"]):
+        expected = old["params"]
+        for key in path:
+            expected = expected.get(key.key, 0 * leaf)
+            if not isinstance(expected, dict):
+                break
+        np.testing.assert_allclose(leaf, expected, atol=1e-9)
+
+
+def test_a_start_that_does_not_fit_is_refused(config, finished, tmp_path):
+    config.init_from = str(finished)
+    config.model.parts.width = 4
+    with pytest.raises(ValueError, match=r"stage1/.* there, .* here"):
+        trainer.run(config, str(tmp_path / "wide"))
+    config.model.parts.width = 2
+    config.normalization.mean = (0.0,)
+    with pytest.raises(ValueError, match=r"set config\.normalization"):
+        trainer.run(config, str(tmp_path / "raw"))
+
+
 def test_statistics_are_recomputed_over_the_training_set(config, finished, tmp_path):
     config.eval.recompute_batch_stats = True
     trainer.run(config, str(tmp_path))

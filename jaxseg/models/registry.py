@@ -117,7 +117,16 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
             raise ValueError(f"{name} has no part {part!r}{instead(part, known)}")
     for key in {"dtype", "param_dtype"} & parts.keys():
         parts[key] = _float(key, parts[key])
-    return builder(num_classes, **parts)
+    return builder(num_classes, **_hashable(parts))
+
+
+def _hashable(value):
+    """The same with tuples for lists, as modules must hash and JSON knows only lists."""
+    if isinstance(value, dict):
+        return {key: _hashable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value
 
 
 def _float(key: str, value) -> jnp.dtype:

@@ -242,3 +242,19 @@ def test_default_widths_are_the_encoders_within_bounds():
 def test_what_cannot_be_built_is_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         create_model("encoder_decoder", 5, **parts)
+
+
+def test_parts_may_come_from_json_where_tuples_are_lists():
+    model = create_model(
+        "encoder_decoder",
+        3,
+        encoder_parts={"widths": [2, 2], "depths": [1, 1]},
+        widths=[2, 2],
+    )
+    same = create_model(
+        "encoder_decoder",
+        3,
+        encoder_parts={"widths": (2, 2), "depths": (1, 1)},
+        widths=(2, 2),
+    )
+    assert hash(model.encoder) == hash(same.encoder)
