@@ -50,7 +50,9 @@ def draw_data(root, split, count, names=NAMES):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with the workdir `run`, of steps 1 (the best) and 2, and the data."""
-    folder = tmp_path_factory.mktemp("trained")
+    # One level down, so that the runs of other tests are no neighbours of these.
+    folder = tmp_path_factory.mktemp("cli") / "trained"
+    folder.mkdir()
     draw_data(folder / "data", "train", 1)
     draw_data(folder / "data", "val", 5)
     state = create_state(
