@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
-    """The defaults: a narrow SegNet on drawn shapes."""
+    """The defaults: SegNet, by AdamW, on drawn shapes."""
     config = ConfigDict()
     config.seed = 0  # of parameters, dropout, order and augmentation
     config.init_from = ""  # workdir of another run to take parameters from, by name
