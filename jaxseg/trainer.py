@@ -128,8 +128,6 @@ class _Run:
             "train_split": config.data.train_split,
             "val_split": config.data.val_split,
             "eval": config.eval.to_dict(),
-            "parallel": config.parallel.to_dict(),
-            "augment": config.augment.to_dict(),
             "config": config.to_dict(),
         }
 
