@@ -11,6 +11,7 @@ LAYERS = (
     ("evaluator", "predictor"),
     ("steps", "checkpoint", "logbook", "visualize", "compilation", "interrupt"),
     ("losses", "metrics", "optimizer", "sharding"),
+    ("weights",),
     ("models",),
     ("ops",),
 )

@@ -1,0 +1,1 @@
+"""Foreign weights into our variables: files, names, surgery."""

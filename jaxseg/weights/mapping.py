@@ -1,0 +1,227 @@
+"""From the tensors of a foreign file to the variables of a model, every one accounted for.
+
+A variable has its path as name, "params/encoder/stage1/conv1/kernel". A mapping says for
+each one which tensors of the file it is made of, and how.
+"""
+
+import fnmatch
+from collections.abc import Callable
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+Tensors = MappingType[str, np.ndarray]
+
+IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+"""torchvision's normalisation, RGB in 0..255."""
+
+CAFFE = {"mean": (122.67891434, 116.66876762, 104.00698793), "std": (1.0, 1.0, 1.0)}
+"""Caffe's ImageNet mean, RGB; its nets see BGR, which reversing the first kernel undoes."""
+
+
+class WeightsError(ValueError):
+    """A file that does not fit the model, or that is no weight file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one variable is made of.
+
+    Attributes:
+        names: tensors of the file.
+        make: from these tensors to the variable, in our layout.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[..., np.ndarray] = lambda tensor: tensor
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Where each variable of one model is in one family of files.
+
+    Attributes:
+        name: for messages, such as "torchvision vgg16".
+        find: from a variable's path and shape to its source; None for a variable that
+            such files do not have, which stays as it was initialised.
+        normalization: `mean` and `std`, RGB in 0..255, that the weights were trained
+            with.
+        parts: arguments of `create_model` that give the net of the file.
+        head: globs of our paths that depend on the classes.
+        dropped: globs of their names that have no place in the model, such as a
+            classifier's last layer; left out by explicit choice only.
+        ignored: globs of their names that hold no weights, such as counters.
+        classes: the tensor whose first axis is the number of classes; None if the file
+            does not say it.
+    """
+
+    name: str
+    find: Callable[[str, tuple[int, ...]], Source | None]
+    normalization: dict[str, tuple[float, ...]]
+    parts: dict[str, Any] = field(default_factory=dict)
+    head: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    classes: str | None = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The variables that a file gave, and what became of the rest.
+
+    Attributes:
+        variables: by path, numpy arrays of the model's shapes.
+        new: paths that the file does not give.
+        dropped: tensors that the model has no place for.
+        mapping: by which it was done.
+    """
+
+    variables: dict[str, np.ndarray]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    mapping: Mapping
+
+
+def convert(
+    tensors: Tensors, like: Any, mapping: Mapping, *, head: str = "keep"
+) -> Converted:
+    """Makes the variables of a model from the tensors of a file.
+
+    Args:
+        tensors: of the file, by name.
+        like: the model's variables, concrete or abstract.
+        mapping: where each is in the file.
+        head: "keep" takes everything over, and everything must be there; "new" leaves
+            the layers that depend on the classes, and those that such files do not
+            have, as they were initialised.
+
+    Returns:
+        The variables that were found, and the names of all others on both sides.
+
+    Raises:
+        WeightsError: if a tensor is missing, left over, or of another shape; all of
+            them are named.
+    """
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(like).items()}
+    sources = {name: mapping.find(name, shape) for name, shape in shapes.items()}
+    replaced = {
+        name
+        for name, source in sources.items()
+        if head == "new" and source and _matches(name, mapping.head)
+    }
+    new = {name for name, source in sources.items() if source is None} | replaced
+    used = {
+        tensor
+        for name, source in sources.items()
+        if source is not None and name not in replaced
+        for tensor in source.names
+    }
+    spared = {tensor for name in replaced for tensor in sources[name].names} - used
+    left = {
+        name
+        for name in tensors.keys() - used - spared
+        if not _matches(name, mapping.ignored)
+    }
+    dropped = {name for name in left if _matches(name, mapping.dropped)}
+
+    problems = _listed("not in the file", used - tensors.keys())
+    problems += _listed("in the file, but not in the model", left - dropped)
+    if head == "keep":
+        chosen = "; head=new leaves them out"
+        problems += _listed(f"in the file, without a place{chosen}", dropped)
+        chosen = "; head=new starts them afresh"
+        problems += _listed(f"in the model, but not in such files{chosen}", new)
+    if problems:
+        raise WeightsError(f"The file does not fit {mapping.name}:\n{problems}")
+
+    variables, wrong = {}, []
+    for name in shapes.keys() - new:
+        source = sources[name]
+        given = [tensors[tensor] for tensor in source.names]
+        try:
+            value = np.asarray(source.make(*given))
+        except ValueError as error:  # of NumPy, about the tensor's shape
+            wrong.append(f"{name} from {_shown(source, given)}: {error}")
+            continue
+        if value.shape != shapes[name]:
+            wrong.append(f"{name} is {shapes[name]}, from {_shown(source, given)}")
+        variables[name] = value
+    if wrong:
+        raise WeightsError(
+            f"The file does not fit {mapping.name}:\n"
+            + _listed("of another shape", wrong)
+        )
+    gone = tuple(sorted(dropped | (spared & tensors.keys())))
+    return Converted(variables, tuple(sorted(new)), gone, mapping)
+
+
+def choose(tensors: Tensors, candidates: tuple[Mapping, ...], like: Any) -> Mapping:
+    """The mapping whose tensors the file has, or else the one that comes nearest.
+
+    Args:
+        tensors: of the file, by name.
+        candidates: mappings for the model, at least one.
+        like: the model's variables, concrete or abstract.
+    """
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(like).items()}
+
+    def share(mapping: Mapping) -> float:
+        found = (mapping.find(name, shape) for name, shape in shapes.items())
+        names = {tensor for source in found if source for tensor in source.names}
+        return len(names & tensors.keys()) / max(len(names | tensors.keys()), 1)
+
+    return max(candidates, key=share)
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths, "params/encoder/stage1/conv1/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: hasattr(x, "shape")
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+    }
+
+
+def unflatten(leaves: MappingType[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten` for nested dictionaries."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def conv(kernel: np.ndarray) -> np.ndarray:
+    """[Cout, Cin, kh, kw] of torch and Caffe to [kh, kw, Cin, Cout]; groups as well."""
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def conv_bgr(kernel: np.ndarray) -> np.ndarray:
+    """A first layer that sees BGR, made to see RGB."""
+    return conv(kernel[:, ::-1])
+
+
+def dense(kernel: np.ndarray) -> np.ndarray:
+    """[out, in] to [in, out]."""
+    return kernel.T
+
+
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+def _listed(title: str, names) -> str:
+    """A paragraph that names them; nothing if there are none."""
+    return f"  {title}: {', '.join(sorted(names))}\n" if names else ""
+
+
+def _shown(source: Source, tensors: list[np.ndarray]) -> str:
+    return ", ".join(f"{n} {t.shape}" for n, t in zip(source.names, tensors))
