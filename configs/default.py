@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of parameters, dropout, order and augmentation
     config.init_from = ""  # workdir of another run to take parameters from, by name
+    config.stages = ()  # ((folder, {key: value, ...}), ...): runs, each from the last
 
     # jaxseg.create_model
     config.model = ConfigDict()

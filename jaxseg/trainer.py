@@ -41,7 +41,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Args:
         config: as `configs/default.py`.
-        workdir: folder for checkpoints, metrics and pictures; made if need be.
+        workdir: folder for checkpoints, metrics and pictures; made if need be. With
+            `config.stages` each has a folder in it, and starts from the one before.
 
     Returns:
         The last evaluation, as `Confusion.compute` gives it.
@@ -51,7 +52,27 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         NonFiniteLossError: if the loss or its gradient is infinite or NaN.
         Interrupted: if SIGTERM or SIGINT came; the state is saved by then.
     """
-    return _Run(config, Path(workdir)).run()
+    # All are built before the first one runs: what is wrong with the last is found now.
+    runs = [_Run(*stage) for stage in _stages(config, Path(workdir))]
+    for earlier in runs[:-1]:
+        earlier.run()
+    return runs[-1].run()
+
+
+def _stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
+    """The config and workdir of each stage; those given, where there are no stages."""
+    if not config.stages:
+        return [(config, workdir)]
+    stages: list[tuple[ConfigDict, Path]] = []
+    for name, changes in config.stages:
+        stage = config.copy_and_resolve_references()
+        stage.stages = ()
+        if stages:
+            stage.init_from = str(stages[-1][1])
+        with stage.unlocked():
+            stage.update_from_flattened_dict(changes)
+        stages.append((stage, workdir / name))
+    return stages
 
 
 class _Run:

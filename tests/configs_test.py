@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ablation, default
+from configs import ablation, default, fcn_vgg16_camvid_staged
 from jaxseg.models import create_model
 from jaxseg.optimizer import create_optimizer, create_schedule
 
@@ -34,6 +34,17 @@ def _keys(config):
         section: sorted(value) if hasattr(value, "keys") else None
         for section, value in config.items()
     }
+
+
+def test_the_staged_config_is_the_three_configs():
+    config = fcn_vgg16_camvid_staged.get_config()
+    for name, changes in config.stages:
+        alone = importlib.import_module(f"configs.{name}_vgg16_camvid").get_config()
+        stage = config.copy_and_resolve_references()
+        stage.stages = ()
+        with stage.unlocked():
+            stage.update_from_flattened_dict(changes)
+        assert stage.to_dict() == alone.to_dict()
 
 
 @pytest.mark.parametrize("part", ablation.PARTS)

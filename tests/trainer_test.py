@@ -160,17 +160,14 @@ def test_a_stage_of_fcn_starts_where_the_last_ended(config, tmp_path, capsys):
         "encoder_parts": {"widths": (2,) * 5, "depths": (1,) * 5},
         "hidden": 4,
     }
-    config.model.name = "fcn32s"
-    config.train.steps = 3
-    trainer.run(config, str(tmp_path / "fcn32s"))
-    capsys.readouterr()
-
-    config.model.name = "fcn16s"
-    config.init_from = str(tmp_path / "fcn32s")
-    config.train.steps = 1
-    config.schedule.learning_rate = 1e-12
     config.optimizer.weight_decay = 0.0
-    trainer.run(config, str(tmp_path / "fcn16s"))
+    config.train.steps = 3
+    still = {"train.steps": 1, "schedule.learning_rate": 1e-12}
+    config.stages = (
+        ("fcn32s", {"model.name": "fcn32s"}),
+        ("fcn16s", {"model.name": "fcn16s"} | still),
+    )
+    trainer.run(config, str(tmp_path))
     assert (
         "not found there: params/decoder/skips_0/project/bias, "
         "params/decoder/skips_0/project/kernel; not used: nothing"
@@ -184,6 +181,13 @@ def test_a_stage_of_fcn_starts_where_the_last_ended(config, tmp_path, capsys):
             if not isinstance(expected, dict):
                 break
         np.testing.assert_allclose(leaf, expected, atol=1e-9)
+
+
+def test_a_later_stage_is_refused_before_the_first_runs(config, tmp_path):
+    config.stages = (("first", {}), ("second", {"model.name": "segnet_plus"}))
+    with pytest.raises(ValueError, match="segnet_plus"):
+        trainer.run(config, str(tmp_path))
+    assert not (tmp_path / "first").exists()
 
 
 def test_a_start_that_does_not_fit_is_refused(config, finished, tmp_path):
