@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 1000  # batches, over all of the run
     config.train.batch_size = 32  # images, over all devices
+    config.train.freeze_batch_stats = ()  # ("encoder/*",): BatchNorm as in inference
     config.train.log_every_steps = 50  # these three: 0 for never but at the end
     config.train.eval_every_steps = 250  # each evaluation is saved
     config.train.save_every_steps = 250

@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxseg.losses import divide
 from jaxseg.metrics import confusion_counts
+from jaxseg.models.freezing import freeze, frozen_layers, layer_path
 from jaxseg.ops.resize import resize_bilinear_to
 
 Batch = dict[str, jax.Array]
@@ -104,6 +105,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     normalization: Normalization,
+    freeze_batch_stats: tuple[str, ...] = (),
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of gradient descent.
@@ -119,24 +121,31 @@ def train_step(
         optimizer: the optimiser.
         loss_fn: (logits, label) -> (sum, denominator).
         normalization: of the image.
+        freeze_batch_stats: globs over the paths of BatchNorm layers, such as
+            "encoder/*", that normalise by their running statistics and keep them.
         axis_name: mapped axis of the batch, None under `jit`.
 
     Returns:
         The next state, and the scalars `loss` and `grad_norm`.
+
+    Raises:
+        ValueError: if a glob matches no layer.
     """
+    frozen = frozen_layers(state.batch_stats, freeze_batch_stats)
 
     def mean(logits):
         total, denominator = _sum(loss_fn(logits, batch["label"]), axis_name)
         return divide(total, denominator)
 
     def compute_loss(params):
-        output, changed = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            normalization(batch["image"]),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(state.key, state.step)},
-        )
+        with freeze(frozen):
+            output, changed = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                normalization(batch["image"]),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(state.key, state.step)},
+            )
         if isinstance(output, jax.Array):
             return mean(output), changed
         # Deep supervision: each auxiliary head has the loss of the main one, weighed.
@@ -214,6 +223,7 @@ def batch_statistics(
     *,
     model: nn.Module,
     normalization: Normalization,
+    freeze_batch_stats: tuple[str, ...] = (),
     axis_name: str | None = None,
 ) -> Any:
     """The BatchNorm statistics of one batch alone, without any running average.
@@ -227,26 +237,38 @@ def batch_statistics(
         batch: `image` uint8 [B, H, W, C], the local part.
         model: the network.
         normalization: of the image.
+        freeze_batch_stats: globs of the layers that keep their running statistics.
         axis_name: mapped axis of the batch; the model itself averages over it.
 
     Returns:
         A tree like `state.batch_stats`.
 
+    Raises:
+        ValueError: if a glob matches no layer.
+
     Source: SegNet-Tutorial, compute_bn_statistics.py.
     """
     del axis_name
     image = normalization(batch["image"])
+    frozen = frozen_layers(state.batch_stats, freeze_batch_stats)
 
     def updated(value):
-        stats = jax.tree.map(lambda x: jnp.full_like(x, value), state.batch_stats)
-        return model.apply(
-            {"params": state.params, "batch_stats": stats},
-            image,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": state.key},
-        )[1]["batch_stats"]
+        stats = jax.tree.map_with_path(
+            lambda path, x: (
+                x if layer_path(path) in frozen else jnp.full_like(x, value)
+            ),
+            state.batch_stats,
+        )
+        with freeze(frozen):
+            return model.apply(
+                {"params": state.params, "batch_stats": stats},
+                image,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": state.key},
+            )[1]["batch_stats"]
 
+    # A frozen layer gives the same both times, and so its own.
     return jax.tree.map(
         lambda zero, one: zero / (1 - (one - zero)), updated(0.0), updated(1.0)
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,6 +17,7 @@ from jaxseg.logbook import Logbook
 from jaxseg.losses import cross_entropy
 from jaxseg.metrics import Confusion, format_table
 from jaxseg.models import create_model
+from jaxseg.models.freezing import frozen_layers
 from jaxseg.optimizer import create_optimizer, create_schedule
 from jaxseg.sharding import create_parallel
 from jaxseg.steps import (
@@ -101,6 +101,11 @@ class _Run:
         optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
         model_args = _model_args(config, self.info.num_classes)
         model = create_model(**model_args, axis_name=self.parallel.axis_name)
+        step_args = dict(
+            model=model,
+            normalization=self.normalization,
+            freeze_batch_stats=tuple(config.train.freeze_batch_stats),
+        )
 
         shape = config.augment.crop_px or self.image_size or self.train_source.sizes[0]
         self.init = jax.jit(
@@ -114,16 +119,12 @@ class _Run:
         )
         self.train_step = self.parallel.compile(
             partial(
-                train_step,
-                model=model,
-                optimizer=optimizer,
-                loss_fn=self._loss_fn(),
-                normalization=self.normalization,
+                train_step, optimizer=optimizer, loss_fn=self._loss_fn(), **step_args
             ),
             donate=True,
         )
         self.batch_statistics = self.parallel.compile(
-            partial(batch_statistics, model=model, normalization=self.normalization)
+            partial(batch_statistics, **step_args)
         )
         self.evaluator = Evaluator(
             model=create_model(**model_args),
@@ -135,6 +136,7 @@ class _Run:
         )
         # Whatever is wrong is found here, before the workdir is opened.
         self.like = jax.eval_shape(self.init, key=self._key())
+        frozen_layers(self.like.batch_stats, config.train.freeze_batch_stats)
         Confusion.zeros(self.info.num_classes).compute(
             self.info.class_names, absent=config.eval.absent
         )
@@ -321,11 +323,16 @@ class _Run:
     def _training_statistics(self, state: TrainState):
         """BatchNorm statistics averaged over one epoch of training batches."""
         count = math.ceil(len(self.train_source) / self.config.train.batch_size)
-        total = None
-        for _, batch in zip(range(count), self._train_batches()):
+        mean = None
+        for k, batch in zip(range(1, count + 1), self._train_batches()):
             stats = self.batch_statistics(state, self.parallel.place(batch))
-            total = stats if total is None else jax.tree.map(jnp.add, total, stats)
-        return jax.tree.map(lambda x: x / count, total)
+            # So written, the mean of equal numbers is that number: frozen ones stay.
+            mean = (
+                stats
+                if mean is None
+                else jax.tree.map(lambda m, x, k=k: m + (x - m) / k, mean, stats)
+            )
+        return mean
 
     def _paint(self, logbook, step, predictions):
         records = [self.val_source[index] for index in predictions]

@@ -1,7 +1,9 @@
 """The train step: its arithmetic, and its equality under every backend."""
 
+from collections.abc import Callable
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 from jaxseg.losses import cross_entropy
 from jaxseg.models import create_model
+from jaxseg.models.blocks import ConvBlock, batch_norm, run_stage
+from jaxseg.models.freezing import frozen_layers
 from jaxseg.sharding import BACKENDS, create_parallel
 from jaxseg.steps import (
     Normalization,
@@ -200,3 +204,106 @@ def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
     before = state.params["auxiliary_0"]["head"]["kernel"]
     assert np.any(params["auxiliary_0"]["head"]["kernel"] != before)
     np.testing.assert_array_equal(unmoved["auxiliary_0"]["head"]["kernel"], before)
+
+
+def _running(**kwargs):
+    """A BatchNorm that never looks at the batch."""
+    return batch_norm(**kwargs | {"use_running_average": True})
+
+
+class _TwoBlocks(nn.Module):
+    """A net with BatchNorm on both sides of what is frozen."""
+
+    norm: Callable[..., nn.Module]
+    remat: bool
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        block = partial(ConvBlock, axis_name=self.axis_name)
+        first = block((4, 4), norm=self.norm, name="encoder")
+        x = run_stage(first, image, train=train, remat=self.remat)
+        return block((3,), activation=None, name="decoder")(x, train=train)
+
+
+@pytest.mark.parametrize(
+    "backend,remat",
+    [("jit", False), ("jit", True), ("shard_map", False), ("pmap", False)],
+)
+def test_frozen_statistics_are_used_and_kept(backend, remat, batch):
+    """Equal to an encoder whose BatchNorm is built to use its running statistics."""
+    parallel = create_parallel(backend, 2)
+
+    def step(norm, freeze):
+        model = _TwoBlocks(norm, remat, parallel.axis_name)
+        optimizer = optax.sgd(0.1)
+        state = jax.jit(
+            partial(create_state, model, optimizer, image_shape=(16, 24, 3)),
+            out_shardings=parallel.replicated,
+        )(key=jax.random.key(0))
+        state = state.replace(  # unlike any batch's
+            batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats)
+        )
+        compiled = parallel.compile(
+            partial(
+                train_step,
+                model=model,
+                optimizer=optimizer,
+                loss_fn=cross_entropy,
+                normalization=NORMALIZATION,
+                freeze_batch_stats=freeze,
+            )
+        )
+        return state, *compiled(state, parallel.place(batch))
+
+    before, frozen, metrics = step(batch_norm, ("encoder/*",))
+    _, expected, expected_metrics = step(_running, ())
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(frozen)):
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    same = jax.tree.map(np.array_equal, before.batch_stats, frozen.batch_stats)
+    assert all(jax.tree.leaves(same.pop("encoder")))
+    assert not any(jax.tree.leaves(same))
+    moved = jax.tree.map(np.array_equal, before.params, frozen.params)
+    assert not moved["encoder"]["bn1"]["scale"]  # a parameter like others
+
+
+def test_recomputed_statistics_leave_frozen_layers_alone(batch):
+    """The free layers' statistics are those behind a frozen layer that normalises."""
+    model = create_model("segnet", 3, width=4, depths=(1, 1))
+    state = create_state(model, optax.sgd(0.1), jax.random.key(0), (16, 24, 3))
+    old = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
+    state = state.replace(batch_stats=old)
+    stats = jax.jit(
+        partial(
+            batch_statistics,
+            model=model,
+            normalization=NORMALIZATION,
+            freeze_batch_stats=("encoder/stage1/bn?",),
+        )
+    )(state, batch)
+    got = stats["encoder"]["stage1"]["bn1"]
+    np.testing.assert_array_equal(got["mean"], old["encoder"]["stage1"]["bn1"]["mean"])
+    np.testing.assert_array_equal(got["var"], old["encoder"]["stage1"]["bn1"]["var"])
+    # What enters the second stage's BatchNorm, in inference: only the layer before it
+    # counts, and that one is frozen.
+    _, inside = model.apply(
+        state.variables,
+        NORMALIZATION(batch["image"]),
+        train=False,
+        capture_intermediates=lambda module, _: module.name == "conv1",
+        mutable=["intermediates"],
+    )
+    *_, x = inside["intermediates"]["encoder"]["stage2"]["conv1"]["__call__"]
+    got = stats["encoder"]["stage2"]["bn1"]
+    np.testing.assert_allclose(got["mean"], x.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got["var"], x.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
+
+
+def test_patterns_without_a_batch_norm_are_refused():
+    stats = {"encoder": {"bn1": {"mean": 0.0, "var": 1.0}}}
+    with pytest.raises(ValueError, match=r"'decoder/\*' .* there are encoder/bn1"):
+        frozen_layers(stats, ("encoder/*", "decoder/*"))
+    with pytest.raises(ValueError, match="none at all"):
+        frozen_layers({}, ("*",))

@@ -211,6 +211,26 @@ def test_statistics_are_recomputed_over_the_training_set(config, finished, tmp_p
     assert not any(jax.tree.leaves(same["batch_stats"]))
 
 
+def test_frozen_statistics_come_through_a_run_untouched(config, tmp_path):
+    config.train.freeze_batch_stats = ("encoder/*",)
+    config.train.steps = 3
+    config.eval.recompute_batch_stats = True  # would otherwise touch them as well
+    trainer.run(config, str(tmp_path))
+    _, variables, _ = checkpoint.load(tmp_path, "latest")
+    for stage in variables["batch_stats"]["encoder"].values():
+        for layer in stage.values():
+            assert np.all(layer["mean"] == 0) and np.all(layer["var"] == 1)
+    decoder = jax.tree.leaves(variables["batch_stats"]["decoder"])
+    assert not any(np.all(x == x.round()) for x in decoder)
+
+
+def test_freezing_what_there_is_not_is_refused_in_time(config, tmp_path):
+    config.train.freeze_batch_stats = ("backbone/*",)
+    with pytest.raises(ValueError, match=r"'backbone/\*' .* encoder/stage1/bn1"):
+        trainer.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
     config.optimizer.name = "sgd"
     config.schedule.name = "step"
