@@ -50,7 +50,6 @@ class Mapping:
         normalization: `mean` and `std`, RGB in 0..255, that the weights were trained
             with.
         parts: arguments of `create_model` that give the net of the file.
-        head: globs of our paths that depend on the classes.
         dropped: globs of their names that have no place in the model, such as a
             classifier's last layer; left out by explicit choice only.
         ignored: globs of their names that hold no weights, such as counters.
@@ -62,7 +61,6 @@ class Mapping:
     find: Callable[[str, tuple[int, ...]], Source | None]
     normalization: dict[str, tuple[float, ...]]
     parts: dict[str, Any] = field(default_factory=dict)
-    head: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     classes: str | None = None
@@ -86,7 +84,11 @@ class Converted:
 
 
 def convert(
-    tensors: Tensors, like: Any, mapping: Mapping, *, head: str = "keep"
+    tensors: Tensors,
+    like: Any,
+    mapping: Mapping,
+    *,
+    replaced: frozenset[str] | None = None,
 ) -> Converted:
     """Makes the variables of a model from the tensors of a file.
 
@@ -94,9 +96,9 @@ def convert(
         tensors: of the file, by name.
         like: the model's variables, concrete or abstract.
         mapping: where each is in the file.
-        head: "keep" takes everything over, and everything must be there; "new" leaves
-            the layers that depend on the classes, and those that such files do not
-            have, as they were initialised.
+        replaced: paths of variables that are to stay as they were initialised, those
+            that depend on the classes, and with them whatever such files lack or the
+            model has no place for. None: everything must be on both sides.
 
     Returns:
         The variables that were found, and the names of all others on both sides.
@@ -107,19 +109,10 @@ def convert(
     """
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(like).items()}
     sources = {name: mapping.find(name, shape) for name, shape in shapes.items()}
-    replaced = {
-        name
-        for name, source in sources.items()
-        if head == "new" and source and _matches(name, mapping.head)
-    }
-    new = {name for name, source in sources.items() if source is None} | replaced
-    used = {
-        tensor
-        for name, source in sources.items()
-        if source is not None and name not in replaced
-        for tensor in source.names
-    }
-    spared = {tensor for name in replaced for tensor in sources[name].names} - used
+    lacking = {name for name, source in sources.items() if source is None}
+    new = lacking | (replaced or frozenset())
+    used = {tensor for name in shapes.keys() - new for tensor in sources[name].names}
+    spared = {tensor for name in new - lacking for tensor in sources[name].names} - used
     left = {
         name
         for name in tensors.keys() - used - spared
@@ -129,10 +122,10 @@ def convert(
 
     problems = _listed("not in the file", used - tensors.keys())
     problems += _listed("in the file, but not in the model", left - dropped)
-    if head == "keep":
-        chosen = "; head=new leaves them out"
+    if replaced is None:
+        chosen = "; a new head leaves them out"
         problems += _listed(f"in the file, without a place{chosen}", dropped)
-        chosen = "; head=new starts them afresh"
+        chosen = "; a new head starts them afresh"
         problems += _listed(f"in the model, but not in such files{chosen}", new)
     if problems:
         raise WeightsError(f"The file does not fit {mapping.name}:\n{problems}")
@@ -158,22 +151,19 @@ def convert(
     return Converted(variables, tuple(sorted(new)), gone, mapping)
 
 
-def choose(tensors: Tensors, candidates: tuple[Mapping, ...], like: Any) -> Mapping:
-    """The mapping whose tensors the file has, or else the one that comes nearest.
+def share(tensors: Tensors, mapping: Mapping, like: Any) -> float:
+    """How well a file fits a mapping, from 0 to 1: the share of names in common.
 
     Args:
         tensors: of the file, by name.
-        candidates: mappings for the model, at least one.
+        mapping: where each variable would be.
         like: the model's variables, concrete or abstract.
     """
-    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(like).items()}
-
-    def share(mapping: Mapping) -> float:
-        found = (mapping.find(name, shape) for name, shape in shapes.items())
-        names = {tensor for source in found if source for tensor in source.names}
-        return len(names & tensors.keys()) / max(len(names | tensors.keys()), 1)
-
-    return max(candidates, key=share)
+    sources = (
+        mapping.find(name, tuple(leaf.shape)) for name, leaf in flatten(like).items()
+    )
+    names = {tensor for source in sources if source for tensor in source.names}
+    return len(names & tensors.keys()) / max(len(names | tensors.keys()), 1)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
