@@ -7,22 +7,14 @@ import pytest
 
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.encoders import alexnet
+from jaxseg.weights.torchvision import mappings
 
 
 def test_equals_torchvision(torchvision, assert_equals_torch):
-    names = {
-        "features.0": "encoder/stage1/conv1",
-        "features.3": "encoder/stage2/conv1",
-        "features.6": "encoder/stage3/conv1",
-        "features.8": "encoder/stage3/conv2",
-        "features.10": "encoder/stage3/conv3",
-        "classifier.1": "head/fc6",
-        "classifier.4": "head/fc7",
-        "classifier.6": "head/fc8",
-    }
     reference = torchvision.models.alexnet()
     model = create_classifier("alexnet_torchvision")
-    assert_equals_torch(model, reference, names.__getitem__, 224, side=6)
+    (mapping,) = mappings({"name": "classifier", "encoder": "alexnet_torchvision"})
+    assert_equals_torch(model, reference, mapping, 224)
 
 
 def _sizes(encoder, size):

@@ -1,37 +1,18 @@
 """GoogLeNet: torchvision's by its weights, BVLC's by a net written for the test."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
 
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.encoders import googlenet
-
-LAYERS = {
-    "branch1": "conv1x1",
-    "branch2.0": "reduce3x3",
-    "branch2.1": "conv3x3",
-    "branch3.0": "reduce5x5",
-    "branch3.1": "conv5x5",
-    "branch4.1": "project",
-    "conv1": "conv1",
-    "conv2": "conv2_reduce",
-    "conv3": "conv2",
-}
-
-
-def _rename(name):
-    if name == "fc":
-        return "head/fc"
-    inception, layer, part = re.fullmatch(r"(inception..\.)?(.+)\.(.+)", name).groups()
-    return f"encoder/{(inception or '').replace('.', '/')}{LAYERS[layer]}/{part}"
+from jaxseg.weights.torchvision import mappings
 
 
 def test_equals_torchvision(torchvision, assert_equals_torch):
     reference = torchvision.models.googlenet(aux_logits=False, init_weights=False)
-    assert_equals_torch(create_classifier("googlenet_bn"), reference, _rename, 64)
+    (mapping,) = mappings({"name": "classifier", "encoder": "googlenet_bn"})
+    assert_equals_torch(create_classifier("googlenet_bn"), reference, mapping, 64)
 
 
 def test_equals_bvlc_in_pytorch(random_variables):

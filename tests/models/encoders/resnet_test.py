@@ -1,7 +1,5 @@
 """ResNet against torchvision's, dilated too, and the two rules of dilation."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,23 +7,14 @@ import pytest
 
 from jaxseg.models.classifier import Classifier, PooledHead, create_classifier
 from jaxseg.models.encoders import resnet18, resnet50
-
-
-def _rename(name):
-    names = {"conv1": "encoder/stem/conv", "bn1": "encoder/stem/bn", "fc": "head/fc"}
-    if name in names:
-        return names[name]
-    stage, block, layer = re.fullmatch(r"layer(.)\.(\d+)\.(.+)", name).groups()
-    layer = {"downsample.0": "shortcut_conv", "downsample.1": "shortcut_bn"}.get(
-        layer, layer
-    )
-    return f"encoder/stage{stage}/block{int(block) + 1}/{layer}"
+from jaxseg.weights.torchvision import mappings
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
 def test_equals_torchvision(torchvision, assert_equals_torch, name):
     reference = getattr(torchvision.models, name)()
-    assert_equals_torch(create_classifier(name), reference, _rename, 64)
+    (mapping,) = mappings({"name": "classifier", "encoder": name})
+    assert_equals_torch(create_classifier(name), reference, mapping, 64)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +27,8 @@ def test_dilated_equals_torchvision(
         replace_stride_with_dilation=replace, num_classes=10
     )
     model = Classifier(resnet50(output_stride=output_stride), PooledHead(10))
-    assert_equals_torch(model, reference, _rename, 64)
+    (mapping,) = mappings({"name": "classifier", "encoder": "resnet50"})
+    assert_equals_torch(model, reference, mapping, 64)
 
 
 def _dilations(encoder, image):

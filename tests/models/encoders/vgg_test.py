@@ -6,6 +6,7 @@ import pytest
 
 from jaxseg.models.classifier import Classifier, DenseHead
 from jaxseg.models.encoders import vgg16, vgg16_bn
+from jaxseg.weights.torchvision import mappings
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -20,21 +21,12 @@ def test_equals_torchvision(torchvision, assert_equals_torch, norm):
     reference.classifier[3] = torch.nn.Linear(32, 24)
     reference.classifier[6] = torch.nn.Linear(24, 10)
 
-    names = {f"classifier.{3 * i}": f"head/fc{6 + i}" for i in range(3)}
-    stage = index = 1
-    for i, layer in enumerate(layers):
-        kind = type(layer).__name__
-        if kind == "MaxPool2d":
-            stage, index = stage + 1, 0
-        elif kind == "Conv2d":
-            names[f"features.{i}"] = f"encoder/stage{stage}/conv{index}"
-        elif kind == "BatchNorm2d":
-            names[f"features.{i}"] = f"encoder/stage{stage}/bn{index}"
-        index += kind in ("MaxPool2d", "ReLU")
-
-    encoder = (vgg16_bn if norm else vgg16)(widths=(8, 16, 32, 64, 64))
-    model = Classifier(encoder, DenseHead(10, hidden=(32, 24)))
-    assert_equals_torch(model, reference, names.__getitem__, 224, side=7)
+    name, encoder = ("vgg16_bn", vgg16_bn) if norm else ("vgg16", vgg16)
+    model = Classifier(
+        encoder(widths=(8, 16, 32, 64, 64)), DenseHead(10, hidden=(32, 24))
+    )
+    (mapping,) = mappings({"name": "classifier", "encoder": name})
+    assert_equals_torch(model, reference, mapping, 224)
 
 
 def test_fcn_pads_the_first_convolution_by_100():
