@@ -320,11 +320,10 @@ def _segmenters(name: str, encoder: str) -> tuple[Mapping, ...]:
         ignored=(*COUNTERS, "aux_classifier.*"),
         classes="classifier.4.bias",
     )
-    modules |= prefixed("", "aux_classifier.", _AUXILIARY)
     auxiliary = replace(
         plain,
         name=f"{plain.name} with its auxiliary head",
-        find=find_by_module(modules),
+        find=find_by_module(modules | prefixed("", "aux_classifier.", _AUXILIARY)),
         parts={"aux_weight": 0.5},
     )
     return (plain, auxiliary)
