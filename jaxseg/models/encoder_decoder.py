@@ -15,6 +15,7 @@ from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.parts import Part, check_arguments, create_part, describe
 from jaxseg.models.segmenter import Segmenter
+from jaxseg.models.skips import NoSkip
 from jaxseg.models.upsamplers import Unpool
 
 WIDEST = 256
@@ -30,6 +31,8 @@ def encoder_decoder(
     block: Part = "bn",
     widths: tuple[int, ...] | None = None,
     depth: int = 2,
+    image_level: bool = False,
+    head_kernel: int = 1,
     encoder_parts: Mapping[str, Any] = {},
     skip_parts: Mapping[str, Any] = {},
     upsampler_parts: Mapping[str, Any] = {},
@@ -42,7 +45,8 @@ def encoder_decoder(
     """A network of freely chosen parts.
 
     The decoder climbs every level of the encoder. Where the finest of them is coarser
-    than the image, bilinear interpolation of the logits does the rest.
+    than the image, bilinear interpolation of the logits does the rest, or one more
+    level of the decoder, with `image_level`.
 
     Each part is a name, a module (copied for every level) or what makes one: a class
     or `functools.partial`, called with the arguments named below and with its own.
@@ -59,6 +63,9 @@ def encoder_decoder(
         widths: channels of the decoder at each level that it climbs to, deepest first;
             by default those of the encoder there, at most 256.
         depth: convolutions in each block.
+        image_level: whether the decoder climbs one level more, to the image's own size,
+            without a skip; by default as wide as the level before.
+        head_kernel: side of the last convolution's kernel, in cells.
         encoder_parts: what else the encoder takes, such as `output_stride`.
         skip_parts: likewise.
         upsampler_parts: likewise, such as `kernel`.
@@ -72,8 +79,8 @@ def encoder_decoder(
         A module from an image [B, H, W, C] to logits [B, H, W, K].
 
     Raises:
-        ValueError: if a name is unknown, the parts do not fit together or there is not
-            one width for each level.
+        ValueError: if a name is unknown, the parts do not fit together, there is not
+            one width for each level, or the encoder is at the image's size already.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype)
     encoder = create_part(
@@ -85,6 +92,9 @@ def encoder_decoder(
         **check_arguments("encoder", encoder_parts),
     )
     features = describe(encoder).merged()
+    if image_level:
+        _check_coarser(features)
+        features = features.with_image(features.maps[0])  # has its number of channels
     widths = _widths(features, widths)
     upsamplers = tuple(
         create_part(
@@ -101,12 +111,13 @@ def encoder_decoder(
     strides = {getattr(x, "strides", None) for x in upsamplers} - {None}
     if strides:
         _check_strides(features, strides)
+    skips = tuple(
+        create_part("skip", skip, **layers, **check_arguments("skip", skip_parts))
+        for _ in widths
+    )
     decoder = Decoder(
         upsamplers=upsamplers,
-        skips=tuple(
-            create_part("skip", skip, **layers, **check_arguments("skip", skip_parts))
-            for _ in widths
-        ),
+        skips=(*skips[:-1], NoSkip()) if image_level else skips,
         blocks=tuple(
             create_part(
                 "block",
@@ -120,8 +131,9 @@ def encoder_decoder(
         ),
         remat=remat,
     )
-    head = Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
-    return Segmenter(encoder, decoder, head)
+    side = (head_kernel, head_kernel)
+    head = Conv(num_classes, side, kernel_init=he_normal, **layers)
+    return Segmenter(encoder, decoder, head, image_level=image_level)
 
 
 def _widths(features: Features, widths) -> tuple[int, ...]:
@@ -136,6 +148,14 @@ def _widths(features: Features, widths) -> tuple[int, ...]:
             f"{steps} and takes {steps} positive widths, deepest first."
         )
     return tuple(widths)
+
+
+def _check_coarser(features: Features) -> None:
+    if features.strides[0] == 1:
+        raise ValueError(
+            "image_level adds a level of the image's size to the decoder, and this "
+            "encoder's finest level has it already; leave it out."
+        )
 
 
 def _check_places(features: Features) -> None:

@@ -41,6 +41,8 @@ class Segmenter(nn.Module):
         decoder: called as `(features, train=...)`, returns one map; None for the
             deepest level's.
         head: called as `(map)`, returns scores, [B, h, w, K].
+        image_level: whether the decoder is given the image itself as the finest level,
+            to climb to.
         neck: called as `(map, train=...)` with the deepest level's map, and takes its
             place: FCN's fully connected layers, DeepLab's ASPP. None for none.
         auxiliary: heads for deep supervision.
@@ -54,6 +56,7 @@ class Segmenter(nn.Module):
     encoder: nn.Module
     decoder: nn.Module | None
     head: nn.Module
+    image_level: bool = False
     neck: nn.Module | None = None
     auxiliary: tuple[Auxiliary, ...] = ()
     finish: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
@@ -79,7 +82,8 @@ class Segmenter(nn.Module):
             x = run_stage(self.neck, x, train=train, remat=self.remat)
             features = features.replace(maps=(*features.maps[:-1], x))
         if self.decoder is not None:
-            x = self.decoder(features, train=train)
+            levels = features.with_image(image) if self.image_level else features
+            x = self.decoder(levels, train=train)
         logits = self._scores(self.head(x), size)
         if not self.auxiliary or not (train or self.is_initializing()):
             return logits

@@ -220,6 +220,29 @@ def test_default_widths_are_the_encoders_within_bounds():
     assert [b.features[0] for b in told.decoder.blocks] == [8, 4, 4, 2]
 
 
+def test_the_image_can_be_a_level_without_a_skip():
+    model = create_model(
+        "encoder_decoder",
+        5,
+        encoder="resnet18",
+        encoder_parts=RESNET,
+        image_level=True,
+        head_kernel=3,
+    )
+    assert [block.features[0] for block in model.decoder.blocks] == [16, 8, 4, 4, 4]
+    variables = _shapes(model)
+    assert variables["params"]["decoder"]["blocks_4"]["conv1"]["kernel"].shape[2] == 4
+    assert variables["params"]["head"]["kernel"].shape == (3, 3, 4, 5)
+    _, seen = jax.eval_shape(
+        lambda v: model.apply(
+            v, jnp.zeros((1, 33, 47, 3)), train=False, capture_intermediates=True
+        ),
+        variables,
+    )
+    (finest,) = seen["intermediates"]["decoder"]["blocks_4"]["__call__"]
+    assert finest.shape == (1, 33, 47, 4)
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -229,6 +252,7 @@ def test_default_widths_are_the_encoders_within_bounds():
         (dict(block="residul"), "did you mean 'residual'"),
         (dict(widths=(4, 4)), "climbs to 5 and takes 5 positive widths"),
         (dict(widths=(4, 4, 4, 4, 0)), "5 positive widths"),
+        (dict(image_level=True), "finest level has it already"),
         (dict(encoder="resnet18", upsampler="unpool"), "reaches stride 8, 16, 32"),
         (
             dict(upsampler="transposed", upsampler_parts=dict(strides=4)),

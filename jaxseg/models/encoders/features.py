@@ -33,6 +33,15 @@ class Features(flax.struct.PyTreeNode):
         """Height and width of each level, in cells."""
         return tuple(x.shape[1:3] for x in self.maps)
 
+    def with_image(self, image: jax.Array) -> "Features":
+        """Puts the image itself in front, as a level of stride 1."""
+        return Features(
+            (image, *self.maps),
+            (None, *self.pooled),
+            (None, *self.places),
+            (1, *self.strides),
+        )
+
     def merged(self) -> "Features":
         """Keeps one level a stride, as a decoder that doubles sizes wants it.
 
