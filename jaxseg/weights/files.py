@@ -1,0 +1,134 @@
+"""Weight files of any kind to arrays by name, and our own kind written.
+
+What a file is, its content says; suffixes are not looked at.
+"""
+
+import io
+import math
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxseg.weights.caffe_file import read_caffe
+from jaxseg.weights.mapping import WeightsError
+from jaxseg.weights.torch_file import read_torch
+from jaxseg.weights.untrusted import guarded, open_zip, read_entry
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a weight file of torch, Caffe, NumPy or safetensors.
+
+    Args:
+        path: a .pth or .pt of either layout, .safetensors, .npz, .npy (one array, named
+            as the file is) or .caffemodel, whatever its name.
+
+    Returns:
+        Arrays by the file's own names, of its own types and layouts.
+
+    Raises:
+        WeightsError: if it is none of these or damaged, or would run code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise WeightsError(
+            f"{path} is a folder, not a weight file; a workdir is given to init_from or "
+            "jaxseg.load as it is."
+        )
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}.")
+    with guarded(path):
+        with open(path, "rb") as file:
+            start = file.read(16)
+        if start.startswith(b"PK") and _is_npz(path):
+            return _read_npz(path)
+        if start.startswith(b"\x93NUMPY"):
+            return {path.stem: _read_npy(path.read_bytes())}
+        if start[8:9] == b"{":
+            return safetensors.numpy.load_file(path)
+    if start.startswith((b"PK", b"\x80")):
+        return read_torch(path)
+    try:
+        return read_caffe(path)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error} It is no file of torch, NumPy or safetensors either."
+        ) from error
+
+
+def write_safetensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a .safetensors file, whole or not at all.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        tensors: arrays by name.
+        metadata: of the file's header.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    whole = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    try:
+        safetensors.numpy.save_file(whole, aside, dict(metadata))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata in a .safetensors file's header; empty in files of other kinds.
+
+    Raises:
+        WeightsError: if the file is not there, or damaged.
+    """
+    with guarded(path):
+        with open(path, "rb") as file:
+            if file.read(9)[8:] != b"{":
+                return {}
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+
+
+def _is_npz(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with open_zip(path) as archive:
+        return {
+            name.removesuffix(".npy"): _read_npy(read_entry(archive, name))
+            for name in archive.namelist()
+        }
+
+
+def _read_npy(content: bytes) -> np.ndarray:
+    """An array of numbers; unlike NumPy's reader, it makes room for what is there."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    shape, by_columns, dtype = _NPY_HEADERS[version](stream)
+    if dtype.kind not in "biufc":
+        raise WeightsError(
+            f"holds an array of {dtype}, not of numbers; pickled objects are not read, "
+            "and bfloat16 is kept by safetensors alone."
+        )
+    if min(shape, default=0) < 0:
+        raise WeightsError("is damaged: it has a negative size.")
+    values = np.frombuffer(content, dtype, math.prod(shape), offset=stream.tell())
+    array = values.reshape(shape, order="F" if by_columns else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
