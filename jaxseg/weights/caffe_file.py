@@ -52,9 +52,6 @@ _KERNEL_AXES = {4: 4, 39: 4, 14: 2} | {
 }
 """Axes of the kernels of each type of layer, in V1 layers and in newer ones."""
 
-_MOST_AXES = 32
-"""As many as Caffe lets a blob have."""
-
 
 def read_caffe(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the weights of a .caffemodel, of V1 layers or newer.
@@ -117,11 +114,7 @@ def _array(blob, axes: int) -> np.ndarray:
         raise ValueError("ends in the middle of a number")
     values = np.frombuffer(double, "<f8") if double else np.frombuffer(single, "<f4")
     # Compared as whole numbers of Python, which do not overflow.
-    if (
-        len(shape) > _MOST_AXES
-        or min(shape, default=1) < 1
-        or math.prod(shape) != values.size
-    ):
+    if min(shape, default=1) < 1 or math.prod(shape) != values.size:
         raise ValueError(f"has {values.size} numbers for the shape {shape}")
     with np.errstate(over="ignore"):  # infinite, as in Caffe
         return values.astype(np.float32, copy=False).reshape(shape)

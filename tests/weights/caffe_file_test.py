@@ -167,34 +167,50 @@ def test_one_convolution_worked_by_hand(file):
 
 
 BROKEN = {
-    "too few numbers": layer("c", blob((2, 3), range(5))),
-    "huge": layer("c", blob((2**40, 2**40), range(4))),
-    "wraps around": layer("c", blob((2**33, 2**31), ())),  # 2**64 is 0 in 64 bits
-    "negative": layer("c", blob((-2, -3), range(6))),
-    "negative and old": v1_layer("c", blob((-1, -1, 2, 3), range(6), old=True)),
-    "empty": layer("c", blob((0, 3), ())),
-    "no shape": layer("c", chunk(5, struct.pack("<f", 1))),
-    "too many axes": layer("c", blob((1,) * 33)),
-    "half a number": layer("c", chunk(5, b"abc") + chunk(7, chunk(1, varint(1)))),
-    "two kinds of numbers": layer("c", blob((1,)) + blob((1,), double=True)),
-    "same name": layer("c", blob((1,))) + layer("c", blob((1,))),
-    "same name in both": v1_layer("c", blob((1,))) + layer("c", blob((1,))),
-    "name of no text": chunk(100, chunk(1, b"\xff\xfe") + chunk(7, blob((1,)))),
-    "no weights": layer("relu"),
-    "nothing": b"",
-    "text": b'name: "VGG_ILSVRC_16_layers"\nlayers { name: "data" }\n',
-    "zip": b"PK\x03\x04" + bytes(100),
-    "another message": chunk(3, b"abc") + number(7, 5),
-    "longer than the file": chunk(100, b"")[:-1] + varint(2**31),
-    "groups without end": varint(9 << 3 | 3) * 10_000,
+    "too few numbers": (layer("c", blob((2, 3), range(5))), "5 numbers for the shape"),
+    "huge": (layer("c", blob((2**40, 2**40), range(4))), "4 numbers for the shape"),
+    # 2**64 is 0 in 64 bits.
+    "wraps around": (layer("c", blob((2**33, 2**31), ())), "0 numbers for the shape"),
+    "negative": (layer("c", blob((-2, -3), range(6))), "6 numbers for the shape"),
+    "negative and old": (
+        v1_layer("c", blob((-1, -1, 2, 3), range(6), old=True)),
+        "6 numbers for the shape",
+    ),
+    "empty": (layer("c", blob((0, 3), ())), "0 numbers for the shape"),
+    "no shape": (layer("c", chunk(5, bytes(4))), "1 numbers for the shape"),
+    "too many axes": (layer("c", blob((1,) * 100)), "blob 0 of layer b'c'"),
+    "half a number": (
+        layer("c", chunk(5, b"abc") + chunk(7, number(1, 1))),
+        "middle of a number",
+    ),
+    "two kinds of numbers": (
+        layer("c", blob((1,)) + blob((1,), double=True)),
+        "both single and double",
+    ),
+    "same name": (layer("c", blob((1,))) + layer("c", blob((1,))), "is there twice"),
+    "same name in both": (
+        v1_layer("c", blob((1,))) + layer("c", blob((1,))),
+        "is there twice",
+    ),
+    "name of no text": (
+        chunk(100, chunk(1, b"\xff\xfe") + chunk(7, blob((1,)))),
+        "utf-8",
+    ),
+    "no weights": (layer("relu"), "no layer with weights"),
+    "nothing": (b"", "no layer with weights"),
+    "another message": (chunk(3, b"abc") + number(7, 5), "no layer with weights"),
+    "text": (b'name: "VGG_ILSVRC_16_layers"\nlayers { name: "data" }\n', "damaged"),
+    "zip": (b"PK\x03\x04" + bytes(100), "damaged"),
+    "longer than the file": (chunk(100, b"")[:-1] + varint(2**31), "damaged"),
+    "groups without end": (varint(9 << 3 | 3) * 10_000, "damaged"),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_files_are_refused(file, what):
-    path = file(BROKEN[what])
-    with pytest.raises(WeightsError, match=r"net\.caffemodel"):
-        read_caffe(path)
+    content, message = BROKEN[what]
+    with pytest.raises(WeightsError, match=rf"net\.caffemodel .*{message}"):
+        read_caffe(file(content))
 
 
 def test_a_missing_file_is_not_called_a_broken_one(tmp_path):
