@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
     """The defaults: SegNet, by AdamW, on drawn shapes."""
     config = ConfigDict()
     config.seed = 0  # of parameters, dropout, order and augmentation
-    config.init_from = ""  # workdir of another run to take parameters from, by name
+    config.init_from = ""  # workdir, or file of weights, to take parameters from
+    config.init_head = "keep"  # new: leave the layers that depend on the classes
     config.stages = ()  # ((folder, {key: value, ...}), ...): runs, each from the last
 
     # jaxseg.create_model
@@ -43,10 +44,11 @@ def get_config() -> ConfigDict:
     config.augment.saturation = 0.0  # likewise
     config.augment.hue = 0.0  # largest turn, share of the colour circle
 
-    # jaxseg.steps.Normalization: (x - mean) / std on pixels in 0..255, one a channel
+    # jaxseg.steps.Normalization: (x - mean) / std on pixels in 0..255, one a channel.
+    # None: as the weights of init_from had it, or else ImageNet's, RGB.
     config.normalization = ConfigDict()
-    config.normalization.mean = (123.675, 116.28, 103.53)  # ImageNet, RGB
-    config.normalization.std = (58.395, 57.12, 57.375)
+    config.normalization.mean = config_dict.placeholder(tuple)
+    config.normalization.std = config_dict.placeholder(tuple)
 
     # jaxseg.losses.cross_entropy
     config.loss = ConfigDict()

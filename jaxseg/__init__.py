@@ -3,7 +3,6 @@
 Letters in shapes: B batch, H and W pixels, C channels, K classes.
 """
 
-from jaxseg.checkpoint import load
 from jaxseg.models import (
     create_model,
     list_blocks,
@@ -12,6 +11,7 @@ from jaxseg.models import (
     list_skips,
     list_upsamplers,
 )
+from jaxseg.workdir import load, save
 
 __all__ = [
     "create_model",
@@ -21,4 +21,5 @@ __all__ = [
     "list_skips",
     "list_upsamplers",
     "load",
+    "save",
 ]

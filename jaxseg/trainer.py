@@ -27,6 +27,15 @@ from jaxseg.steps import (
     create_state,
     train_step,
 )
+from jaxseg.weights.mapping import IMAGENET
+from jaxseg.workdir import (
+    METADATA,
+    find_step,
+    normalization_of,
+    read_metadata,
+    start,
+    write_metadata,
+)
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the device: enough to keep it busy, few enough to stop."""
@@ -53,7 +62,11 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         Interrupted: if SIGTERM or SIGINT came; the state is saved by then.
     """
     # All are built before the first one runs: what is wrong with the last is found now.
-    runs = [_Run(*stage) for stage in _stages(config, Path(workdir))]
+    runs: list[_Run] = []
+    for stage, folder in _stages(config, Path(workdir)):
+        if runs:
+            stage.normalization = runs[-1].metadata["normalization"]
+        runs.append(_Run(stage, folder))
     for earlier in runs[:-1]:
         earlier.run()
     return runs[-1].run()
@@ -68,7 +81,7 @@ def _stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
         stage = config.copy_and_resolve_references()
         stage.stages = ()
         if stages:
-            stage.init_from = str(stages[-1][1])
+            stage.init_from, stage.init_head = str(stages[-1][1]), "keep"
         with stage.unlocked():
             stage.update_from_flattened_dict(changes)
         stages.append((stage, workdir / name))
@@ -91,7 +104,6 @@ class _Run:
         self.info = self.train_source.info
         self.image_size = config.data.image_size and tuple(config.data.image_size)
         self.batches = self._train_batches()
-        self.normalization = Normalization(**config.normalization)
 
         # An update may take several batches; the schedule counts updates.
         self.accumulate_steps = config.optimizer.accumulate_steps
@@ -100,6 +112,8 @@ class _Run:
         )
         optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
         model_args = _model_args(config, self.info.num_classes)
+        normalization = _normalization(config, workdir, model_args)
+        self.normalization = Normalization(**normalization)
         model = create_model(**model_args, axis_name=self.parallel.axis_name)
         step_args = dict(
             model=model,
@@ -145,7 +159,7 @@ class _Run:
             "class_names": self.info.class_names,
             "palette": self.info.palette,
             "channels": self.info.channels,
-            "normalization": config.normalization.to_dict(),
+            "normalization": normalization,
             "image_size": self.image_size,
             "data": dataset,
             "train_split": config.data.train_split,
@@ -162,7 +176,7 @@ class _Run:
         with checkpoints, stop:
             state = self._restore(checkpoints)
             # Only now: a workdir of another model must stay what it is.
-            checkpoint.write_metadata(self.workdir, self.metadata)
+            write_metadata(self.workdir, self.metadata)
             start = done = int(state.step)
             logbook = Logbook(self.workdir, start, steps)
             with logbook:
@@ -234,8 +248,12 @@ class _Run:
             return state
         state = self.init(key=self._key())
         if self.config.init_from:
-            state, missing, unused = checkpoint.transfer(
-                self.config.init_from, state, self.metadata["normalization"]
+            state, missing, unused = start(
+                self.config.init_from,
+                state,
+                model=self.metadata["model"],
+                normalization=self.metadata["normalization"],
+                head=self.config.init_head,
             )
             print(
                 f"started from {self.config.init_from}; not found there: "
@@ -362,7 +380,7 @@ class _Run:
         return "\n".join(lines)
 
     def _summary(self, result: dict[str, Any]) -> str:
-        best = checkpoint.find_step(self.workdir, "best")
+        best = find_step(self.workdir, "best")
         lines = [
             "",
             f"{self.config.data.val_split}, after the last step",
@@ -415,6 +433,22 @@ def _dataset(config: ConfigDict) -> dict[str, Any]:
         "prepared_dir": section.prepared_dir,
         **section.options.to_dict(),
     }
+
+
+def _normalization(
+    config: ConfigDict, workdir: Path, model: dict[str, Any]
+) -> dict[str, Any]:
+    """What the config says, or else what goes with the parameters' origin."""
+    given = config.normalization.to_dict()
+    if None not in given.values():
+        return given
+    if any(value is not None for value in given.values()):
+        raise ValueError(f"normalization={given}; give both, or neither.")
+    if (workdir / METADATA).is_file():
+        return read_metadata(workdir)["normalization"]
+    if config.init_from:
+        return normalization_of(config.init_from, model)
+    return IMAGENET
 
 
 def _model_args(config: ConfigDict, num_classes: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jaxseg
 LAYERS = (
     ("cli",),
     ("trainer",),
-    ("evaluator", "predictor"),
+    ("workdir", "evaluator", "predictor"),
     ("steps", "checkpoint", "logbook", "visualize", "compilation", "interrupt"),
     ("losses", "metrics", "optimizer", "sharding"),
     ("weights",),

@@ -13,8 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, trainer
+from jaxseg import checkpoint, load, trainer
 from jaxseg.logbook import Logbook
+from jaxseg.workdir import find_step
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,7 +62,7 @@ def _metrics(workdir):
 
 
 def _leaves(workdir, step):
-    _, variables, _ = checkpoint.load(workdir, str(step))
+    _, variables, _ = load(workdir, str(step))
     return jax.tree.leaves(variables)
 
 
@@ -94,10 +95,10 @@ def test_the_best_and_the_latest_are_kept(finished):
     scores = {x["step"]: x["val_miou"] for x in _metrics(finished) if "val_miou" in x}
     best = max(scores, key=lambda step: (scores[step], step))
     assert steps == {4, 6, best}
-    assert checkpoint.find_step(finished, "best") == best
-    assert checkpoint.find_step(finished, "latest") == 6
+    assert find_step(finished, "best") == best
+    assert find_step(finished, "latest") == 6
     with pytest.raises(ValueError, match=r"take best, latest or one of .*4, 6"):
-        checkpoint.find_step(finished, "5")
+        find_step(finished, "5")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -117,7 +118,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         with pytest.raises(trainer.Interrupted) as stop:
             trainer.run(config, str(tmp_path))
     assert stop.value.signum == signum
-    assert checkpoint.find_step(tmp_path, "latest") == 5
+    assert find_step(tmp_path, "latest") == 5
 
     trainer.run(config, str(tmp_path))
     for a, b in zip(_leaves(finished, 6), _leaves(tmp_path, 6), strict=True):
@@ -151,7 +152,7 @@ def test_nothing_is_evaluated_or_saved_before_the_end_unless_asked(config, tmp_p
     trainer.run(config, str(tmp_path))
     assert [x["step"] for x in _metrics(tmp_path)] == [6, 6]
     assert not (tmp_path / "overlays").exists()
-    assert checkpoint.load(tmp_path, 6)[2]["step"] == 6  # a number will do for a step
+    assert load(tmp_path, 6)[2]["step"] == 6  # a number will do for a step
 
 
 def test_a_stage_of_fcn_starts_where_the_last_ended(config, tmp_path, capsys):
@@ -172,8 +173,8 @@ def test_a_stage_of_fcn_starts_where_the_last_ended(config, tmp_path, capsys):
         "not found there: params/decoder/skips_0/project/bias, "
         "params/decoder/skips_0/project/kernel; not used: nothing"
     ) in capsys.readouterr().out
-    _, old, _ = checkpoint.load(tmp_path / "fcn32s")
-    _, new, _ = checkpoint.load(tmp_path / "fcn16s")
+    _, old, _ = load(tmp_path / "fcn32s")
+    _, new, _ = load(tmp_path / "fcn16s")
     for path, leaf in jax.tree_util.tree_leaves_with_path(new["params"]):
         expected = old["params"]
         for key in path:
@@ -197,15 +198,18 @@ def test_a_start_that_does_not_fit_is_refused(config, finished, tmp_path):
         trainer.run(config, str(tmp_path / "wide"))
     config.model.parts.width = 2
     config.normalization.mean = (0.0,)
-    with pytest.raises(ValueError, match=r"set config\.normalization"):
+    with pytest.raises(ValueError, match="give both, or neither"):
+        trainer.run(config, str(tmp_path / "raw"))
+    config.normalization.std = (1.0,)
+    with pytest.raises(ValueError, match=r"leave config\.normalization out"):
         trainer.run(config, str(tmp_path / "raw"))
 
 
 def test_statistics_are_recomputed_over_the_training_set(config, finished, tmp_path):
     config.eval.recompute_batch_stats = True
     trainer.run(config, str(tmp_path))
-    _, running, _ = checkpoint.load(finished, "latest")
-    _, recomputed, _ = checkpoint.load(tmp_path, "latest")
+    _, running, _ = load(finished, "latest")
+    _, recomputed, _ = load(tmp_path, "latest")
     same = jax.tree.map(np.allclose, running, recomputed)
     assert all(jax.tree.leaves(same["params"]))
     assert not any(jax.tree.leaves(same["batch_stats"]))
@@ -216,7 +220,7 @@ def test_frozen_statistics_come_through_a_run_untouched(config, tmp_path):
     config.train.steps = 3
     config.eval.recompute_batch_stats = True  # would otherwise touch them as well
     trainer.run(config, str(tmp_path))
-    _, variables, _ = checkpoint.load(tmp_path, "latest")
+    _, variables, _ = load(tmp_path, "latest")
     for stage in variables["batch_stats"]["encoder"].values():
         for layer in stage.values():
             assert np.all(layer["mean"] == 0) and np.all(layer["var"] == 1)
@@ -239,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
     with pytest.raises(trainer.NonFiniteLossError, match="not finite at step 6") as e:
         trainer.run(config, str(tmp_path))
     assert "learning_rate" in str(e.value)
-    assert checkpoint.find_step(tmp_path, "latest") == 4
+    assert find_step(tmp_path, "latest") == 4
     assert all(np.isfinite(x).all() for x in _leaves(tmp_path, 4))
 
 
@@ -264,7 +268,7 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
     assert "--config.checkpoint.fallback=True" in str(error.value)
     assert latest.exists()
     with pytest.raises(checkpoint.CorruptCheckpointError, match="checkpoints/6"):
-        checkpoint.load(tmp_path, "latest")
+        load(tmp_path, "latest")
 
     config.checkpoint.fallback = True
     trainer.run(config, str(tmp_path))

@@ -71,7 +71,7 @@ class Converted:
     """The variables that a file gave, and what became of the rest.
 
     Attributes:
-        variables: by path, numpy arrays of the model's shapes.
+        variables: by path, numpy arrays of the model's shapes and types.
         new: paths that the file does not give.
         dropped: tensors that the model has no place for.
         mapping: by which it was done.
@@ -107,7 +107,8 @@ def convert(
         WeightsError: if a tensor is missing, left over, or of another shape; all of
             them are named.
     """
-    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(like).items()}
+    leaves = flatten(like)
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     sources = {name: mapping.find(name, shape) for name, shape in shapes.items()}
     lacking = {name for name, source in sources.items() if source is None}
     new = lacking | (replaced or frozenset())
@@ -141,7 +142,7 @@ def convert(
             continue
         if value.shape != shapes[name]:
             wrong.append(f"{name} is {shapes[name]}, from {_shown(source, given)}")
-        variables[name] = value
+        variables[name] = value.astype(leaves[name].dtype)
     if wrong:
         raise WeightsError(
             f"The file does not fit {mapping.name}:\n"

@@ -1,0 +1,70 @@
+"""The `jaxseg` command.
+
+Each command is a module with two functions: `add` describes its arguments, `run` does
+the work and returns the exit status. Heavy modules are imported inside the latter, so
+that help appears at once.
+"""
+
+import argparse
+import sys
+
+from jaxseg.cli import evaluate, predict, weights
+from jaxseg.cli.common import complain
+
+COMMANDS = (
+    evaluate.add,
+    predict.add,
+    weights.add_import,
+    weights.add_export,
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: its arguments; None for those of the process.
+
+    Returns:
+        The exit status: 0, or 1 for a failure, whose reason is on stderr as
+        `error: ...`. A wrong usage ends the process with status 2.
+    """
+    args = _parser().parse_args(argv)
+    if not args.debug:
+        # When a file of a checkpoint is missing, TensorStore's threads would print a
+        # traceback for every other read that was under way.
+        sys.unraisablehook = lambda unraisable: None
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        complain(error)
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxseg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Uses networks that train.py has trained. A workdir is the folder\n"
+        "that was given to train.py; it holds all that these commands need to know.",
+        epilog="example:\n"
+        "  python train.py --config configs/shapes.py --workdir runs/shapes\n"
+        "  jaxseg evaluate --workdir runs/shapes\n"
+        "  jaxseg predict --workdir runs/shapes photos --output predictions\n\n"
+        "`jaxseg COMMAND --help` says more of a command.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    return parser

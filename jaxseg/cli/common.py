@@ -1,0 +1,109 @@
+"""What the commands share."""
+
+import argparse
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def add_command(commands, name, run, *, summary, description, example):
+    """A parser with what all commands have in common."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show where an error comes from"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_workdir(parser):
+    """The arguments of commands that open a workdir, for `open_workdir`."""
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="folder of a training run"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        metavar="best|latest|STEP",
+        help="best by validation mIoU, the latest, or that of a step (default: best)",
+    )
+
+
+def open_workdir(args) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, variables and metadata of the workdir and checkpoint that are asked for."""
+    from jaxseg.compilation import enable_compilation_cache
+    from jaxseg.workdir import METADATA, load
+
+    enable_compilation_cache()
+    workdir = Path(args.workdir)
+    if not (workdir / METADATA).is_file():
+        near = sorted({*workdir.glob("*/"), *workdir.parent.glob("*/")})
+        known = [str(path) for path in near if (path / METADATA).is_file()]
+        raise ValueError(
+            f"{workdir} is not the workdir of a training run: it has no {METADATA}. "
+            + (f"There are: {', '.join(known)}." if known else "Train into it first.")
+        )
+    return load(workdir, args.checkpoint)
+
+
+def open_split(args, metadata):
+    """The split to score on, which must have the classes of the network."""
+    from jaxseg.data import create_source
+
+    arguments = dict(metadata["data"])
+    if args.data_root is not None:
+        arguments["root"] = args.data_root
+    if arguments["root"] and not Path(arguments["root"]).is_dir():
+        raise ValueError(
+            f"The data set is not there: {arguments['root']} is no folder. Say by "
+            "--data-root where it is."
+        )
+    args.split = args.split or metadata["val_split"]
+    source = create_source(split=args.split, **arguments)
+    ours, theirs = tuple(metadata["class_names"]), source.info.class_names
+    # A set whose last classes happen not to occur still means the same by its labels.
+    if theirs != ours[: len(theirs)]:
+        raise ValueError(
+            f"The network tells apart {', '.join(ours)}, but the data set has "
+            f"{', '.join(theirs)}; give it a classes.json with the network's classes "
+            "in their order."
+        )
+    return source
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder, and finds out before the work whether files can be put there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write to {folder} ({error.strerror}); give another --output."
+        ) from error
+
+
+def complain(error: Exception, about: Path | None = None) -> None:
+    """Says on stderr what went wrong, and with which file."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    elif not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text} (--debug shows where)"
+    if about is not None and str(about) not in text:
+        text = f"{about}: {text}"
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def without_nan(value):
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return None if math.isnan(value) else value

@@ -1,0 +1,239 @@
+"""A file of another library, or of our own export, into the variables of a model."""
+
+import inspect
+import json
+import os
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.models import create_model
+from jaxseg.models.classifier import create_classifier
+from jaxseg.models.registry import MODELS
+from jaxseg.weights import caffe, files, pytorch_fcn, smp, torchvision
+from jaxseg.weights.mapping import (
+    Converted,
+    Mapping,
+    Source,
+    Tensors,
+    WeightsError,
+    convert,
+    flatten,
+    share,
+    unflatten,
+)
+
+FAMILIES = (torchvision, pytorch_fcn, smp, caffe)
+CLASSIFIER = "classifier"
+"""In a model's place: an encoder with the head that it was published with."""
+
+EXPORT = "jaxseg"
+"""Key of the metadata in the header of a file that `export_weights` wrote."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model with the weights of a file.
+
+    Attributes:
+        model: keyword arguments of `create_model`.
+        variables: `params` and `batch_stats`.
+        metadata: of the workdir that a file of our own was exported from; None for
+            others.
+        converted: what came from the file, what is new and what was left out.
+    """
+
+    model: dict[str, Any]
+    variables: dict[str, Any]
+    metadata: dict[str, Any] | None
+    converted: Converted
+
+
+def import_weights(
+    path: str | os.PathLike,
+    model: MappingType[str, Any] | None = None,
+    *,
+    head: str = "keep",
+    seed: int = 0,
+) -> Imported:
+    """Reads a file of weights, and makes the model that they fit.
+
+    Args:
+        path: .pth, .pt, .safetensors, .npz or .caffemodel.
+        model: keyword arguments of `create_model`. Without `num_classes` it is what
+            the file says; what the file's net needs besides (such as FCN's released
+            geometry) is added. {"name": "classifier", "encoder": ...} for a classifier.
+            None for a file of our own, which says it.
+        head: "keep" takes everything over, and everything must be there; "new"
+            leaves the layers that depend on the classes, and those that such files do
+            not have, as they are initialised.
+        seed: of the parameters that are new.
+
+    Returns:
+        The model's arguments and variables.
+
+    Raises:
+        WeightsError: if the file cannot be read, or does not fit; with all names.
+    """
+    tensors = files.read(path)
+    metadata = _exported(path)
+    if model is None:
+        if metadata is None:
+            raise WeightsError(
+                f"{path} does not say of which model it is; give its name."
+            )
+        model = metadata["model"]
+    mapping, arguments, like = _fit(path, tensors, model)
+    converted = convert(tensors, like, mapping, replaced=_replaced(head, arguments))
+    leaves: dict[str, Any] = converted.variables
+    if converted.new:
+        fresh = jax.jit(lambda: _init(build(arguments), jax.random.key(seed)))()
+        leaves = {name: leaves.get(name, leaf) for name, leaf in flatten(fresh).items()}
+    variables = {"params": {}, "batch_stats": {}} | unflatten(leaves)
+    return Imported(arguments, variables, metadata, converted)
+
+
+def start_from(
+    path: str | os.PathLike,
+    model: MappingType[str, Any],
+    variables: Any,
+    *,
+    head: str = "keep",
+) -> Converted:
+    """Reads what a file has for the variables of a model that is there already.
+
+    Args:
+        path: as `import_weights` takes it.
+        model: keyword arguments of `create_model`, with `num_classes`.
+        variables: of that model, concrete or abstract.
+        head: as in `import_weights`.
+
+    Returns:
+        The leaves that the file gives, by path, and the names of all others.
+
+    Raises:
+        WeightsError: if the file cannot be read, or does not fit; with all names.
+    """
+    tensors = files.read(path)
+    mapping, _, _ = _fit(path, tensors, model)
+    return convert(tensors, variables, mapping, replaced=_replaced(head, model))
+
+
+def export_weights(
+    path: str | os.PathLike, variables: Any, metadata: dict[str, Any]
+) -> None:
+    """Writes a model to a safetensors file that `import_weights` takes back.
+
+    Args:
+        path: of the file.
+        variables: `params` and `batch_stats`.
+        metadata: of the workdir: at least `model` and `normalization`.
+    """
+    tensors = {name: np.asarray(leaf) for name, leaf in flatten(variables).items()}
+    files.write_safetensors(path, tensors, {EXPORT: json.dumps(metadata)})
+
+
+def build(model: MappingType[str, Any]) -> nn.Module:
+    """The module that a model's arguments describe, classifiers too."""
+    if model["name"] != CLASSIFIER:
+        return create_model(**model)
+    arguments = {k: v for k, v in model.items() if k != "name"}
+    return create_classifier(arguments.pop("encoder"), **arguments)
+
+
+def find_mapping(path: str | os.PathLike, model: MappingType[str, Any]) -> Mapping:
+    """The mapping by which a file would be read for a model.
+
+    Args:
+        path: as `import_weights` takes it.
+        model: keyword arguments of `create_model`, with `num_classes`.
+    """
+    return _fit(path, files.read(path), model)[0]
+
+
+def class_dependent(model: MappingType[str, Any]) -> frozenset[str]:
+    """Paths of the variables whose shape depends on the number of classes.
+
+    Args:
+        model: keyword arguments of `create_model`.
+    """
+    one, other = (
+        {name: leaf.shape for name, leaf in flatten(_abstract(model | n)).items()}
+        for n in ({"num_classes": 2}, {"num_classes": 3})
+    )
+    return frozenset(name for name in one if one[name] != other[name])
+
+
+def _replaced(head: str, model: MappingType[str, Any]) -> frozenset[str] | None:
+    """What `convert` takes."""
+    if head not in ("keep", "new"):
+        raise WeightsError(f'head={head!r}: take "keep" or "new".')
+    return class_dependent(model) if head == "new" else None
+
+
+def _abstract(model) -> Any:
+    return jax.eval_shape(lambda: _init(build(model), jax.random.key(0)))
+
+
+def _init(module: nn.Module, key: jax.Array) -> dict[str, Any]:
+    """Variables; 224 pixels are what classifiers with dense layers take."""
+    return module.init(key, jnp.zeros((1, 224, 224, 3)), train=False)
+
+
+def _exported(path) -> dict[str, Any] | None:
+    """The metadata of a file of our own."""
+    header = files.read_metadata(path)
+    return json.loads(header[EXPORT]) if EXPORT in header else None
+
+
+def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
+    """The mapping that fits best, with the model's arguments and abstract variables."""
+    fits = []
+    for mapping in _mappings(path, tensors, model):
+        arguments = mapping.parts | model
+        if arguments.get("num_classes") is None:
+            arguments["num_classes"] = _num_classes(path, tensors, mapping)
+        like = _abstract(arguments)
+        fits.append((share(tensors, mapping, like), mapping, arguments, like))
+    return max(fits, key=lambda fit: fit[0])[1:]
+
+
+def _mappings(path, tensors: Tensors, model: MappingType[str, Any]) -> list[Mapping]:
+    exported = _exported(path)
+    if exported is not None:
+        name = f"{path}, exported by jaxseg"
+        normalization = exported["normalization"]
+        own = {name: Source((name,)) for name in tensors}
+        return [Mapping(name, lambda path, shape: own.get(path), normalization)]
+    described = {"encoder": _default_encoder(model["name"])} | model
+    mappings = [m for family in FAMILIES for m in family.mappings(described)]
+    if not mappings:
+        raise WeightsError(
+            f"No other library's weights are known for {model['name']} with the "
+            f"encoder {described['encoder']!r}."
+        )
+    return mappings
+
+
+def _num_classes(path, tensors: Tensors, mapping: Mapping) -> int:
+    if mapping.classes not in tensors:
+        raise WeightsError(
+            f"{path} does not say how many classes the model tells apart; give "
+            "num_classes."
+        )
+    return len(tensors[mapping.classes])
+
+
+def _default_encoder(name: str) -> str | None:
+    """What a model's builder takes for its encoder; None where there is no choice."""
+    if name == CLASSIFIER:
+        return None
+    if name not in MODELS:
+        create_model(name, 1)  # says which there are
+    parameter = inspect.signature(MODELS[name]).parameters.get("encoder")
+    return parameter.default if parameter else None

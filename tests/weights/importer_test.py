@@ -1,0 +1,145 @@
+"""Files of weights into models and workdirs, and out again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxseg
+from jaxseg.weights.importer import (
+    class_dependent,
+    export_weights,
+    import_weights,
+    start_from,
+)
+from jaxseg.weights.mapping import IMAGENET, WeightsError, flatten
+
+VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
+FCN = {"name": "fcn32s", "encoder_parts": VGG, "hidden": 6, "num_classes": 3}
+SEGNET = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A narrow VGG16 with random weights under torchvision's names, in an .npz."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        "classifier.0": (6, 4 * 49),
+        "classifier.3": (6, 6),
+        "classifier.6": (9, 6),
+    }
+    channels, place = 3, 0
+    for width, depth in zip(VGG["widths"], VGG["depths"]):
+        for _ in range(depth):
+            sizes[f"features.{place}"] = (width, channels, 3, 3)
+            channels, place = width, place + 2
+        place += 1
+    tensors = {}
+    for name, shape in sizes.items():
+        tensors[f"{name}.weight"] = rng.normal(size=shape)
+        tensors[f"{name}.bias"] = rng.normal(size=shape[0])
+    path = tmp_path_factory.mktemp("classifier") / "vgg16.npz"
+    np.savez(path, **tensors)
+    return path, tensors
+
+
+def _initialized(model):
+    module = jaxseg.create_model(**model)
+    image = jnp.zeros((1, 64, 64, 3))
+    return module.init(jax.random.key(1), image, train=False)
+
+
+def test_a_classifier_starts_a_segmenter(classifier):
+    path, tensors = classifier
+    imported = import_weights(path, FCN, head="new")
+    leaves = flatten(imported.variables)
+    np.testing.assert_array_equal(
+        leaves["params/encoder/stage3/conv2/kernel"],
+        tensors["features.12.weight"].transpose(2, 3, 1, 0).astype(np.float32),
+    )
+    np.testing.assert_array_equal(
+        leaves["params/neck/block/fc6/kernel"][5, 2, 3],
+        tensors["classifier.0.weight"].reshape(6, 4, 7, 7)[:, 3, 5, 2].astype("f4"),
+    )
+    assert imported.converted.new == (
+        "params/neck/score/bias",
+        "params/neck/score/kernel",
+    )
+    assert imported.converted.dropped == ("classifier.6.bias", "classifier.6.weight")
+    assert imported.converted.mapping.normalization == IMAGENET
+    assert all(leaf.dtype == np.float32 for leaf in leaves.values())
+
+
+def test_nothing_is_left_out_unasked(classifier):
+    with pytest.raises(WeightsError) as error:
+        import_weights(classifier[0], FCN)
+    for name in ("classifier.6.weight", "params/neck/score/kernel", "a new head"):
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "unet", "num_classes": 3}, "No other library's weights .* unet"),
+        ({"name": "fcn32"}, "Unknown model 'fcn32'.*fcn32s"),
+        ({"name": "fcn32s"}, "does not say how many classes"),
+        (None, "does not say of which model"),
+    ],
+)
+def test_what_cannot_be_imported_says_why(classifier, model, message):
+    with pytest.raises(ValueError, match=message):
+        import_weights(classifier[0], model, head="new")
+
+
+def test_a_mode_for_the_head_that_is_not_known(classifier):
+    with pytest.raises(WeightsError, match='take "keep" or "new"'):
+        import_weights(classifier[0], FCN, head="fresh")
+
+
+def test_the_variables_that_depend_on_the_classes():
+    assert class_dependent(SEGNET) == {
+        "params/head/bias",
+        "params/head/kernel",
+    }
+    fcn16s = FCN | {"name": "fcn16s", "learned": True}
+    assert class_dependent(fcn16s) == {
+        "params/decoder/skips_0/project/bias",
+        "params/decoder/skips_0/project/kernel",
+        "params/decoder/upsamplers_0/conv/kernel",
+        "params/neck/score/bias",
+        "params/neck/score/kernel",
+    }
+
+
+def test_an_export_comes_back_without_loss(tmp_path):
+    variables = _initialized(SEGNET)
+    path = tmp_path / "segnet.safetensors"
+    export_weights(path, variables, {"model": SEGNET, "normalization": IMAGENET})
+    imported = import_weights(path)
+    assert imported.model == SEGNET | {"depths": [1, 1]}
+    assert imported.converted.new == imported.converted.dropped == ()
+    jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
+
+
+def test_an_export_for_other_classes(tmp_path):
+    variables = _initialized(SEGNET)
+    path = tmp_path / "segnet.safetensors"
+    export_weights(path, variables, {"model": SEGNET, "normalization": IMAGENET})
+    wider = SEGNET | {"num_classes": 5}
+    with pytest.raises(
+        WeightsError, match=r"params/head/bias is \(5,\), from .* \(3,\)"
+    ):
+        import_weights(path, wider)
+    imported = import_weights(path, wider, head="new")
+    assert imported.variables["params"]["head"]["kernel"].shape[-1] == 5
+    assert imported.converted.new == ("params/head/bias", "params/head/kernel")
+    assert imported.converted.dropped == ("params/head/bias", "params/head/kernel")
+
+
+def test_a_run_starts_from_a_file(classifier):
+    variables = _initialized(FCN)
+    converted = start_from(classifier[0], FCN, variables, head="new")
+    assert converted.variables.keys() == flatten(variables).keys() - {
+        "params/neck/score/bias",
+        "params/neck/score/kernel",
+    }
