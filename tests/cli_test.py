@@ -310,3 +310,54 @@ def test_help_loads_nothing_but_the_command_line():
     assert done.returncode == 0, done.stderr
     loaded = ast.literal_eval(done.stdout.splitlines()[-1])
     assert all(name.startswith("jaxseg.cli") for name in loaded)
+
+
+def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
+    """The workdir that comes back gives the same scores and explains itself."""
+    file, back = tmp_path / "run.safetensors", tmp_path / "back"
+    assert (
+        cli.main(["export-weights", f"--workdir={trained}/run", f"--output={file}"])
+        == 0
+    )
+    assert cli.main(["import-weights", str(file), f"--output={back}"]) == 0
+    assert "new: none\nleft out: none" in capsys.readouterr().out
+    (_, ours, before), (_, theirs, after) = load(trained / "run"), load(back)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert after["step"] == 0
+    for key in ("class_names", "palette", "normalization", "data", "model"):
+        assert before[key] == after[key]
+
+    assert cli.main(["import-weights", str(file), f"--output={back}"]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
+    """Encoder by torchvision's names, a new head for the classes that a file names."""
+    rng = np.random.default_rng(0)
+    shapes = {"classifier.0": (4, 98), "classifier.3": (4, 4), "classifier.6": (9, 4)}
+    for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28):
+        shapes[f"features.{i}"] = (2, 3 if i == 0 else 2, 3, 3)
+    tensors = {f"{name}.weight": rng.normal(size=x) for name, x in shapes.items()}
+    tensors |= {f"{name}.bias": rng.normal(size=x[0]) for name, x in shapes.items()}
+    file, output = tmp_path / "vgg16.npz", tmp_path / "fcn"
+    np.savez(file, **tensors)
+    parts = {"hidden": 4, "encoder_parts": {"widths": [2] * 5}}
+    command = ["import-weights", str(file), "--model=fcn32s", "--num-classes=4"]
+    command += [f"--parts={json.dumps(parts)}", f"--output={output}"]
+    command += [f"--classes={trained / 'data' / 'classes.json'}"]
+    assert cli.main(command) == 1
+    error = capsys.readouterr().err
+    assert "params/neck/score/kernel" in error and "classifier.6.weight" in error
+    assert not output.exists()
+
+    assert cli.main([*command, "--head=new"]) == 0
+    assert "left out: classifier.6.bias, classifier.6.weight" in capsys.readouterr().out
+    _, variables, metadata = load(output)
+    assert metadata["class_names"] == list(NAMES)
+    assert metadata["normalization"]["mean"] == [123.675, 116.28, 103.53]
+    kernel = variables["params"]["encoder"]["stage1"]["conv1"]["kernel"]
+    np.testing.assert_allclose(
+        kernel, tensors["features.0.weight"].transpose(2, 3, 1, 0), rtol=1e-6
+    )
+    command = ["evaluate", f"--workdir={output}", f"--data-root={trained / 'data'}"]
+    assert cli.main(command) == 0
