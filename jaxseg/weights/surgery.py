@@ -204,7 +204,9 @@ def take_over(variables: Any, like: Any, new: Sequence[str] = ()) -> TakenOver:
 
     With `new` a head starts afresh: ("params/neck/score/*", "params/decoder/*") for
     other classes. Without, it goes from stage to stage: FCN-32s, 16s and 8s have the
-    same names, but for each stage's own skip.
+    same names, but for each stage's own skip. (With the skip's scores at zero the new
+    stage starts near the end of the one before, not on it: enlarging by 2 and then 16
+    is enlarging by 32 only where the scores are linear, and not at borders.)
 
     Args:
         variables: of the trained model.
