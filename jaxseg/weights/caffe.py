@@ -6,8 +6,9 @@ Two things are not in a file. BVLC's AlexNet has CaffeNet's tensors, but normali
 before its poolings, and ours after. And SegNet's BatchNorm is a scale and a shift, those
 of inference only if the authors' compute_bn_statistics.py wrote the file.
 
-Source: the prototxts of BVLC/caffe (bvlc_reference_caffenet, bvlc_googlenet), VGG_ILSVRC
-_16_layers, shelhamer/fcn.berkeleyvision.org, alexgkendall/SegNet-Tutorial and DeepLab.
+Source: the prototxts of BVLC/caffe (bvlc_reference_caffenet, bvlc_googlenet),
+VGG_ILSVRC_16_layers, shelhamer/fcn.berkeleyvision.org, alexgkendall/SegNet-Tutorial and
+DeepLab's vgg128_noup.
 """
 
 from collections.abc import Callable
@@ -291,7 +292,7 @@ def _normalized(title: str, layers: dict[str, str], scores: str) -> Mapping:
 
 
 UNIT = 1.0 - batch_norm.keywords["epsilon"]
-"""The variance that BatchNorm divides by 1 for: in float32, too, the sum is 1."""
+"""The variance for which BatchNorm divides by 1: its sum with epsilon, in float32 too."""
 
 
 def _largefov(scores: str) -> Mapping:
