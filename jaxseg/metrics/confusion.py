@@ -38,11 +38,7 @@ def confusion_counts(
     Raises:
         ValueError: if the shapes differ.
     """
-    if prediction.shape != label.shape:
-        raise ValueError(
-            f"predictions of shape {prediction.shape} do not fit labels of shape "
-            f"{label.shape}"
-        )
+    _check_shapes(prediction, label)
     prediction = prediction.astype(jnp.int32)
     # Void becomes -1, which is no class, as ignore_index may be a class's own number.
     label = jnp.where(label == ignore_index, -1, label.astype(jnp.int32))
@@ -52,6 +48,14 @@ def confusion_counts(
         tpu=lambda p, t: _counts_by_matmul(p, t, num_classes),
         default=lambda p, t: _counts_by_scatter(p, t, num_classes),
     )
+
+
+def _check_shapes(prediction, label):
+    if prediction.shape != label.shape:
+        raise ValueError(
+            f"predictions of shape {prediction.shape} do not fit labels of shape "
+            f"{label.shape}"
+        )
 
 
 def _counts_by_scatter(prediction, label, num_classes):
@@ -106,6 +110,32 @@ class Confusion:
         """The empty matrix of K classes, to add to."""
         return cls(np.zeros((num_classes, num_classes), np.int64))
 
+    @classmethod
+    def of(
+        cls,
+        prediction: np.ndarray,
+        label: np.ndarray,
+        num_classes: int,
+        ignore_index: int = 255,
+    ) -> "Confusion":
+        """That of maps on the host; `confusion_counts` says what is counted.
+
+        Args:
+            prediction: class numbers `[...]`, integers.
+            label: true class numbers `[...]`, integers, `ignore_index` where void.
+            num_classes: K.
+            ignore_index: label of the void pixels.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        _check_shapes(prediction, label)
+        is_class = (label != ignore_index) & (label >= 0) & (label < num_classes)
+        is_class &= (prediction >= 0) & (prediction < num_classes)
+        cell = label[is_class].astype(np.int64) * num_classes + prediction[is_class]
+        counts = np.bincount(cell, minlength=num_classes**2)
+        return cls(counts.reshape(num_classes, num_classes))
+
     def __add__(self, other: "Confusion") -> "Confusion":
         """Counts of both sets of pixels together."""
         if self.counts.shape != other.counts.shape:
@@ -148,12 +178,7 @@ class Confusion:
         Source: FCN, section 5, and its score.py (nanmean); SegNet's
             compute_test_results.m (mean over all classes).
         """
-        if len(class_names) != len(self.counts):
-            raise ValueError(
-                f"{len(class_names)} class names for {len(self.counts)} classes"
-            )
-        if len(set(class_names)) != len(class_names):
-            raise ValueError(f"class names must differ: {', '.join(class_names)}")
+        check_names(class_names, len(self.counts))
         if absent not in ("exclude", "zero"):
             raise ValueError(f"unknown absent {absent!r}; known: exclude, zero")
 
@@ -178,6 +203,14 @@ class Confusion:
             "iou": dict(zip(class_names, iou.tolist())),
             "accuracy": dict(zip(class_names, accuracy.tolist())),
         }
+
+
+def check_names(class_names: Sequence[str], num_classes: int) -> None:
+    """Refuses, by ValueError, class names that do not fit the counts."""
+    if len(class_names) != num_classes:
+        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+    if len(set(class_names)) != len(class_names):
+        raise ValueError(f"class names must differ: {', '.join(class_names)}")
 
 
 def _ratio(part, whole):

@@ -32,6 +32,18 @@ def test_counts_equal_brute_force(num_classes):
     np.testing.assert_array_equal(counts, brute_force(prediction, label, num_classes))
 
 
+def test_counts_on_the_host_are_those_of_the_device():
+    prediction, label = random_maps(4)
+    prediction[0, 0], label[0, 1] = 4, 200  # no classes
+    host = Confusion.of(prediction, label, 4)
+    np.testing.assert_array_equal(host.counts, confusion_counts(prediction, label, 4))
+    # In uint8, 10 * 30 + 29 would wrap.
+    pixel = np.array([29], np.uint8), np.array([10], np.uint8)
+    assert Confusion.of(*pixel, 30).counts[10, 29] == 1
+    with pytest.raises(ValueError, match="do not fit"):
+        Confusion.of(prediction[0], label, 4)
+
+
 @pytest.mark.parametrize("num_classes", [2, 11])
 def test_both_ways_of_counting_agree(num_classes):
     prediction, label = random_maps(num_classes)
