@@ -55,12 +55,10 @@ def zipped(saved: bytes, storages: dict[str, bytes], order: bytes = b"little") -
     return content.getvalue()
 
 
-def legacy(
-    saved: bytes, storages: dict[str, bytes], little: bool = True, itemsize: int = 4
-) -> bytes:
+def legacy(saved: bytes, storages: dict[str, bytes], little: bool = True) -> bytes:
     system = {"protocol_version": 1001, "little_endian": little}
     head = (pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, system))
-    counted = (struct.pack("<q", len(x) // itemsize) + x for x in storages.values())
+    counted = (struct.pack("<q", len(x) // 4) + x for x in storages.values())
     return b"".join((*head, saved, pickle.dumps(list(storages), 2), *counted))
 
 
@@ -75,5 +73,4 @@ def hand():
         pickled=pickled,
         zipped=zipped,
         legacy=legacy,
-        layouts=(zipped, legacy),
     )

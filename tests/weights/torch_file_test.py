@@ -298,6 +298,7 @@ def test_state_that_is_set_on_the_readers_functions_is_dropped(write, hand):
         ([1], [1], 6),
         ([], [], 2**62),
         ([2], [2**62], 0),
+        ([5], [2**60], 0),  # the reach in bytes is 0 modulo 2**64
         ([2**62], [1], 0),
         ([2**40, 2**40], [0, 0], 0),
         ([2**28], [0], 0),
@@ -335,6 +336,15 @@ def test_storage_counts_of_the_legacy_layout_are_bounded(tmp_path, hand):
         path.write_bytes(whole[:-32] + struct.pack("<q", count) + whole[-24:])
         with pytest.raises(WeightsError, match="damaged"):
             read_torch(path)
+    x = hand.tensor("0", [6], [1], storage="torch ByteStorage")
+    whole = hand.legacy(hand.pickled(hand.dictionary({"x": x})), {"0": bytes(6)})
+    path.write_bytes(whole[:-14] + struct.pack("<q", -1) + whole[-6:])
+    with pytest.raises(WeightsError, match="ends before"):
+        read_torch(path)
+
+
+PAIRS = b"".join(b"](X\4\0\0\0%04dNe" % i for i in range(1000))
+CALLED = b"ccollections\nOrderedDict\nh\0\x85R" * 1000
 
 
 @LAYOUTS
@@ -347,8 +357,7 @@ def test_storage_counts_of_the_legacy_layout_are_bounded(tmp_path, hand):
         "bytearray of 2^62 bytes": b"\x96" + struct.pack("<Q", 2**62),
         "frame of 2^62 bytes": b"\x95" + struct.pack("<Q", 2**62),
         "number of 2^31 digits": b"\x8b\xff\xff\xff\x7f1",
-        "one list many times": b"(](" + b"](NNe" * 1000 + b"eq\0"
-        b"(" + b"ccollections\nOrderedDict\nh\0\x85R" * 1000 + b"t",
+        "one list many times": b"(](" + PAIRS + b"eq\0(" + CALLED + b"t",
     }.values(),
 )
 def test_hostile_pickles_take_no_memory(write, body):
