@@ -57,10 +57,9 @@ def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
     name = model["name"]
     if name not in ENLARGEMENTS or model["encoder"] != "vgg16":
         return ()
-    learned = model.get("learned", False)
     *between, last = (f"{layer}.weight" for layer in ENLARGEMENTS[name])
     special = {"encoder/stage1/conv1/kernel": Source(("conv1_1.weight",), conv_bgr)}
-    if learned:
+    if model.get("learned"):
         fixed = [last]
         for i, weight in enumerate(between):
             path = f"decoder/upsamplers_{i}/conv/kernel"
