@@ -1,17 +1,17 @@
 """Scores a model on a split of a data set, at the size of its labels."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxseg.data import Source, eval_batches
-from jaxseg.metrics import Confusion
+from jaxseg.inference import Scorer
+from jaxseg.metrics import Calibration, Confusion
 from jaxseg.sharding import REPLICATED, SPLIT, Parallel
-from jaxseg.steps import Normalization, Variables, eval_step
+from jaxseg.steps import Variables, eval_step
 
 IN_FLIGHT = 2
 """Batches whose results are waited for only after the next ones are under way."""
@@ -25,40 +25,47 @@ class Evaluator:
 
     def __init__(
         self,
-        model: nn.Module,
+        scorer: Scorer,
         *,
-        normalization: Normalization,
         num_classes: int,
         batch_size: int,
         parallel: Parallel,
         image_size: tuple[int, int] | None = None,
+        refine: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+        calibrate: bool = False,
     ):
         """Sets up the evaluation; nothing is compiled yet.
 
         Args:
-            model: the network.
-            normalization: of the image.
+            scorer: from variables and images to scores; see `inference`.
             num_classes: K.
             batch_size: images at a time, over all devices and processes together.
             parallel: the devices and the way to use them.
             image_size: height and width that images are resized to before they are
-                fed; their logits are resized back, bilinearly, and scored at the size
+                fed; their scores are resized back, bilinearly, and compared at the size
                 of the labels. None feeds images at their own size.
+            refine: from probabilities, images and sizes to better probabilities.
+            calibrate: whether to count how sure the model is and how often right.
 
         Raises:
             ValueError: if the batch does not divide by the devices.
         """
         parallel.check_batch(batch_size, "eval.batch_size")
         self._num_classes = num_classes
-        self._batch_size = batch_size
         self._parallel = parallel
-        self._image_size = image_size
+        self._batches = partial(
+            eval_batches,
+            batch_size=batch_size,
+            image_size=image_size,
+            originals=refine is not None and image_size is not None,
+        )
         step = partial(
             eval_step,
-            model=model,
-            normalization=normalization,
+            scorer=scorer,
             num_classes=num_classes,
             resized=image_size is not None,
+            refine=refine,
+            calibrate=calibrate,
         )
         self._step = parallel.compile(step, outputs=(SPLIT, REPLICATED))
 
@@ -67,26 +74,24 @@ class Evaluator:
         variables: Variables,
         source: Source,
         *,
-        keep: Collection[int] = (),
+        watch: Callable[[int, np.ndarray], None] | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
-    ) -> tuple[Confusion, dict[int, np.ndarray]]:
+    ) -> tuple[Confusion, Calibration]:
         """Scores the model on every record of a split.
 
         Args:
             variables: of the model; placed on the devices if they are elsewhere.
             source: the split.
-            keep: numbers of the records whose predictions are wanted.
+            watch: called with the number of each record and its prediction, uint8
+                [H, W]; of several processes, in each with its own records.
             progress: wraps the batches, which have a length, to watch them go by.
 
         Returns:
-            The confusion of all valid pixels, and the wanted predictions, uint8
-            [H, W], by record number: of several processes, each has those of its own
-            records.
+            The confusion of all valid pixels, and their calibration, which is empty
+            where it was not asked for.
         """
-        batches = eval_batches(
+        batches = self._batches(
             source,
-            batch_size=self._batch_size,
-            image_size=self._image_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -97,18 +102,20 @@ class Evaluator:
             prediction, counts = self._step(variables, self._parallel.place(batch))
             return prediction, counts, index, batch["size"]
 
-        confusion = Confusion.zeros(self._num_classes)
-        kept = {}
+        confusion, calibration = Confusion.zeros(self._num_classes), Calibration.zeros()
         launched = map(launch, progress(batches))
         for prediction, counts, index, size in _lag(launched, IN_FLIGHT):
-            confusion += Confusion(np.asarray(counts))
-            wanted = np.flatnonzero(np.isin(index, list(keep)))
-            if wanted.size:
-                prediction = _local(prediction)
-            for row in wanted:
-                height, width = size[row]
-                kept[int(index[row])] = prediction[row, :height, :width]
-        return confusion, dict(sorted(kept.items()))
+            counts = jax.device_get(counts)
+            confusion += Confusion(counts["confusion"])
+            if "calibration" in counts:
+                calibration += Calibration(*counts["calibration"])
+            if watch is not None:
+                for number, image, (height, width) in zip(
+                    index, _local(prediction), size
+                ):
+                    if number >= 0:
+                        watch(int(number), image[:height, :width])
+        return confusion, calibration
 
 
 def _lag(items: Iterable, lag: int) -> Iterator:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import checkpoint, data, visualize
 from jaxseg.evaluator import Evaluator
+from jaxseg.inference import network
 from jaxseg.interrupt import Interrupted, StopSignal
 from jaxseg.logbook import Logbook
 from jaxseg.losses import cross_entropy
@@ -141,8 +142,7 @@ class _Run:
             partial(batch_statistics, **step_args)
         )
         self.evaluator = Evaluator(
-            model=create_model(**model_args),
-            normalization=self.normalization,
+            network(create_model(**model_args), self.normalization),
             num_classes=self.info.num_classes,
             parallel=self.parallel,
             batch_size=config.eval.batch_size,
@@ -322,10 +322,13 @@ class _Run:
         if config.recompute_batch_stats and record:
             logbook.say(f"step {step}: BatchNorm statistics over the training set")
             state = state.replace(batch_stats=self._training_statistics(state))
-        shown = range(min(config.overlays, len(self.val_source)))
-        confusion, predictions = self.evaluator(
-            state.variables, self.val_source, keep=shown
-        )
+        predictions: dict[int, np.ndarray] = {}
+
+        def watch(index, prediction):
+            if index < config.overlays:
+                predictions[index] = prediction
+
+        confusion, _ = self.evaluator(state.variables, self.val_source, watch=watch)
         result = confusion.compute(self.info.class_names, absent=config.absent)
         if record:
             names = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "iou")

@@ -130,8 +130,20 @@ def test_evaluate_reports_what_a_count_of_predictions_gives(
     report = json.loads(output.read_text())
     for key, value in score(trained / workdir, trained / "data").items():
         assert report.pop(key) == pytest.approx(value, abs=1e-12)
-    assert report == {"model": "segnet", "step": 1, "split": "val", "images": 5}
-    assert [path.name for path in output.parent.iterdir()] == ["report.json"]
+    assert report.pop("seconds") > 0
+    spread = report.pop("image_miou")
+    assert 0 < spread["min"] <= spread["median"] <= spread["max"] < 1
+    assert report == {
+        "model": "segnet",
+        "scoring": "segnet, step 1",
+        "step": 1,
+        "split": "val",
+        "images": 5,
+    }
+    assert {path.name for path in output.parent.iterdir()} == {
+        "report.json",
+        "report.npz",
+    }
     printed = capsys.readouterr().out
     assert "segnet, step 1, on 5 images of val" in printed
     assert "unicorn       -         -" in printed

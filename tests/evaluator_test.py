@@ -11,6 +11,7 @@ import pytest
 
 from jaxseg import evaluator as evaluator_module
 from jaxseg.evaluator import Evaluator
+from jaxseg.inference import network
 from jaxseg.sharding import create_parallel
 from jaxseg.steps import Normalization
 
@@ -55,14 +56,20 @@ def make(net=None, *, image_size=None, devices=1, backend="jit", batch_size=4):
     net = net or Net()
     variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
     evaluate = Evaluator(
-        net,
-        normalization=NORMALIZATION,
+        network(net, NORMALIZATION),
         num_classes=K,
         batch_size=batch_size,
         parallel=create_parallel(backend, devices),
         image_size=image_size,
     )
     return evaluate, variables
+
+
+def watched(evaluate, variables, records):
+    """The confusion, and the predictions by record number."""
+    kept = {}
+    confusion, _ = evaluate(variables, records, watch=kept.__setitem__)
+    return confusion, dict(sorted(kept.items()))
 
 
 def logits_of(net, variables, image):
@@ -97,11 +104,11 @@ def expected(uniform):
 )
 def test_counts_are_brute_force_on_any_devices(uniform, expected, backend, devices):
     evaluate, variables = make(backend=backend, devices=devices)
-    confusion, kept = evaluate(variables, uniform, keep=[10, 1, 2])
+    confusion, kept = watched(evaluate, variables, uniform)
     counts = count(uniform, expected)
     assert (counts > 50).all()  # the comparison means something
     np.testing.assert_array_equal(confusion.counts, counts)
-    assert list(kept) == [1, 2, 10]
+    assert list(kept) == list(range(11))
     for index, prediction in kept.items():
         assert prediction.dtype == np.uint8
         np.testing.assert_array_equal(prediction, expected[index])
@@ -118,7 +125,7 @@ def test_fillers_of_the_last_batch_and_void_are_not_counted(uniform):
 def test_resized_images_are_scored_at_the_size_of_their_labels():
     records = Records((40, 56), (40, 56), (70, 33))
     evaluate, variables = make(image_size=(16, 24))
-    confusion, kept = evaluate(variables, records, keep=range(3))
+    confusion, kept = watched(evaluate, variables, records)
     for index, prediction in kept.items():
         height, width = records.sizes[index]
         small = cv2.resize(
@@ -135,7 +142,7 @@ def test_mixed_sizes_are_scored_each_at_its_own():
     net = Net(kernel=1)  # so that padding has no influence on pixels beside it
     records = Records((24, 40), (70, 33), (24, 41), (66, 40), (24, 40))
     evaluate, variables = make(net)
-    confusion, kept = evaluate(variables, records, keep=range(5))
+    confusion, kept = watched(evaluate, variables, records)
     predictions = [
         logits_of(net, variables, record["image"]).argmax(-1) for record in records
     ]
@@ -160,7 +167,7 @@ def test_nothing_is_traced_again(uniform, monkeypatch, backend):
     changed = jax.tree.map(lambda x: -x, variables)
     placed = jax.device_put(changed, create_parallel(backend, 4).replicated)
     second, _ = evaluate(changed, uniform)
-    third, _ = evaluate(placed, uniform, keep=[0])
+    third, _ = evaluate(placed, uniform)
     assert len(traces) == once
     assert not np.array_equal(first.counts, second.counts)
     np.testing.assert_array_equal(second.counts, third.counts)

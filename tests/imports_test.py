@@ -8,7 +8,8 @@ import jaxseg
 LAYERS = (
     ("cli",),
     ("trainer",),
-    ("workdir", "evaluator", "predictor"),
+    ("workdir", "evaluator", "predictor", "scorecard"),
+    ("inference",),
     ("steps", "checkpoint", "logbook", "visualize", "compilation", "interrupt"),
     ("losses", "metrics", "optimizer", "sharding"),
     ("weights",),

@@ -28,7 +28,7 @@ def prepared(tmp_path_factory):
 def _config(prepared) -> ConfigDict:
     """Six steps of a very small network, evaluated after three and six."""
     config = default.get_config()
-    config.model.parts = {"width": 2, "depths": (1, 1), "dropout": 0.5}
+    config.model.parts = {"width": 2, "depths": (1, 1, 1), "dropout": 0.5}
     config.data.prepared_dir = str(prepared)
     config.data.options = {
         "image_size": (16, 24),

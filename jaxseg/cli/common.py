@@ -106,4 +106,6 @@ def without_nan(value):
     """The same with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
-    return None if math.isnan(value) else value
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

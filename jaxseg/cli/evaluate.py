@@ -2,18 +2,14 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
-from jaxseg.cli.common import (
-    add_command,
-    add_workdir,
-    check_writable,
-    open_split,
-    open_workdir,
-    without_nan,
-)
+from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
+from jaxseg.cli.scoring import add_scoring, open_scoring
 
 REPORT = "report.json"
+METRICS = ("boundary", "trimap", "calibration")
 
 
 def add(commands):
@@ -25,13 +21,14 @@ def add(commands):
         summary="score a network on a split of its data set",
         description="Scores a network: IoU and accuracy of each class, their means,\n"
         "pixel accuracy and frequency-weighted IoU, summed over the whole split and\n"
-        "taken at the size of the labels, at whatever size the network was trained.\n"
-        "The figures are printed in percent and written as JSON, from 0 to 1, with\n"
-        "null for those of classes that do not occur.",
+        "taken at the size of the labels, at whatever size the network was trained;\n"
+        "and how each image's own mIoU is spread. The figures are printed in percent\n"
+        "and written as JSON, from 0 to 1, with null for those of classes that do not\n"
+        "occur; beside it, as .npz, the counts of each image, for `jaxseg compare`.",
         example="jaxseg evaluate --workdir runs/camvid --split val "
-        "--data-root ../shared/camvid --output camvid_val.json",
+        "--metrics boundary,trimap --crf deeplab --output camvid_val.json",
     )
-    add_workdir(parser)
+    add_scoring(parser)
     parser.add_argument(
         "--split", metavar="NAME", help="of the data set (default: the validation one)"
     )
@@ -40,6 +37,20 @@ def add(commands):
         metavar="DIR",
         help="folder of the data set, where it is not where it was for training; "
         "another data set of the same classes may lie there",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME,...",
+        help="what else to measure: boundary (F1 of SegNet's script), trimap (IoU near "
+        "boundaries), calibration (expected error of the confidence)",
+    )
+    parser.add_argument(
+        "--save-predictions",
+        metavar="DIR",
+        type=Path,
+        help="folder for the predictions, as PNGs with palette",
     )
     parser.add_argument(
         "--output",
@@ -56,44 +67,70 @@ def run(args) -> int:
     from jaxseg.data.prepare import write_atomically
     from jaxseg.evaluator import Evaluator
     from jaxseg.metrics import format_table
+    from jaxseg.scorecard import Scorecard
     from jaxseg.sharding import create_parallel
-    from jaxseg.steps import Normalization
 
+    unknown = sorted(set(args.metrics) - set(METRICS))
+    if unknown:
+        raise ValueError(
+            f"--metrics has no {', '.join(unknown)}; known: {', '.join(METRICS)}."
+        )
     output = Path(args.output or Path(args.workdir) / REPORT)
     if output.is_dir():
         raise ValueError(f"{output} is a folder; give --output the name of a file.")
-    model, variables, metadata = open_workdir(args)
+    scoring = open_scoring(args)
+    metadata = scoring.metadata
     check_writable(output.parent)
+    if args.save_predictions is not None:
+        check_writable(args.save_predictions)
     source = open_split(args, metadata)
     batch_size = metadata["eval"]["batch_size"]
     # The figures do not depend on the devices, so take those the batch divides by.
     parallel = create_parallel(data=math.gcd(batch_size, jax.device_count()))
-    size = metadata["image_size"]
     evaluator = Evaluator(
-        model,
-        normalization=Normalization(**metadata["normalization"]),
+        scoring.scorer,
         num_classes=len(metadata["class_names"]),
         batch_size=batch_size,
         parallel=parallel,
-        image_size=size and tuple(size),
+        image_size=scoring.image_size,
+        refine=scoring.refine,
+        calibrate="calibration" in args.metrics,
     )
-    name, step = metadata["model"]["name"], metadata["step"]
-    print(f"{name}, step {step}, on {len(source)} images of {args.split}", flush=True)
-    confusion, _ = evaluator(
-        variables,
+    print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
+    card = Scorecard(
         source,
+        metadata,
+        boundary="boundary" in args.metrics,
+        trimap="trimap" in args.metrics,
+        predictions=args.save_predictions,
+    )
+    began = time.perf_counter()
+    confusion, calibration = evaluator(
+        scoring.variables,
+        source,
+        watch=card.add,
         progress=lambda batches: tqdm(batches, unit="batch", disable=None, leave=False),
     )
+    seconds = time.perf_counter() - began
     result = confusion.compute(
         metadata["class_names"], absent=metadata["eval"]["absent"]
     )
     report = {
-        "model": name,
-        "step": step,
+        "model": metadata["model"]["name"],
+        "scoring": scoring.description,
+        "step": metadata["step"],
         "split": args.split,
         "images": len(source),
-        **without_nan(result),
+        "seconds": seconds,
+        **result,
+        **card.compute(),
     }
-    write_atomically(output, json.dumps(report, indent=2) + "\n")
-    print(f"{format_table(result)}\nwritten to {output}")
+    if "calibration" in args.metrics:
+        report["calibration"] = calibration.compute()
+    card.save(output.with_suffix(".npz"))
+    write_atomically(output, json.dumps(without_nan(report), indent=2) + "\n")
+    print(f"{format_table(result)}\n{card.summary()}")
+    if "calibration" in report:
+        print(f"expected calibration error {report['calibration']['ece']:.1%}")
+    print(f"{seconds:.1f} seconds; written to {output}")
     return 0

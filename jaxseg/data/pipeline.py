@@ -121,6 +121,7 @@ def eval_batches(
     *,
     batch_size: int,
     image_size: tuple[int, int] | None = None,
+    originals: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = NUM_THREADS,
@@ -138,6 +139,7 @@ def eval_batches(
         source: where the records come from.
         batch_size: the global one; a process yields its share.
         image_size: height and width that images are resized to; None to leave.
+        originals: whether images come once more, padded as their labels are.
         process_index: number of this process.
         process_count: number of processes.
         num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
@@ -146,7 +148,8 @@ def eval_batches(
         An iterable, again and again and with a length, over
         {"image": uint8 [b, H, W, C], "label": uint8 [b, H', W'],
         "size": int32 [b, 2], the label's height and width before padding,
-        "index": int32 [b], the record's number or -1 for a filler}
+        "index": int32 [b], the record's number or -1 for a filler,
+        and "original": uint8 [b, H', W', C] where wanted}
         with b = batch_size / process_count.
 
     Raises:
@@ -157,7 +160,10 @@ def eval_batches(
 
     def load(batch: tuple[tuple[int, int], list[int]]) -> dict:
         bucket, indices = batch
-        samples = [_eval_sample(source, i, bucket, image_size) for i in indices[mine]]
+        samples = [
+            _eval_sample(source, i, bucket, image_size, originals)
+            for i in indices[mine]
+        ]
         return {key: np.stack([s[key] for s in samples]) for key in samples[0]}
 
     plan = _plan(source.sizes, batch_size)
@@ -188,23 +194,23 @@ def _eval_sample(
     index: int,
     bucket: tuple[int, int],
     image_size: tuple[int, int] | None,
+    originals: bool,
 ) -> dict:
     """A record, or for index -1 a void one, with its label padded to `bucket`."""
     if index < 0:
-        image = np.zeros((*(image_size or bucket), source.info.channels), np.uint8)
-        label, size = np.full(bucket, IGNORE, np.uint8), bucket
+        original = np.zeros((*bucket, source.info.channels), np.uint8)
+        label, size, image = np.full(bucket, IGNORE, np.uint8), bucket, original
     else:
         record = source[index]
-        size = record["label"].shape
-        image, label = transforms.crop(record["image"], record["label"], (0, 0), bucket)
-        if image_size is not None:
-            image = transforms.resize_image(record["image"], image_size)
-    return {
-        "image": image,
+        image, size = record["image"], record["label"].shape
+        original, label = transforms.crop(image, record["label"], (0, 0), bucket)
+    sample = {
+        "image": transforms.resize_image(image, image_size) if image_size else original,
         "label": label,
         "size": np.array(size, np.int32),
         "index": np.int32(index),
     }
+    return sample | {"original": original} if originals else sample
 
 
 def _plan(

@@ -152,8 +152,11 @@ def _locked(path: Path):
         yield True
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that other processes see whole or not at all."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    aside.write_text(text)
-    os.replace(aside, path)
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -195,12 +195,19 @@ def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
     """The mapping that fits best, with the model's arguments and abstract variables."""
     fits = []
     for mapping in _mappings(path, tensors, model):
-        arguments = mapping.parts | model
-        if arguments.get("num_classes") is None:
-            arguments["num_classes"] = _num_classes(path, tensors, mapping)
-        like = _abstract(arguments)
+        arguments = {"num_classes": None} | mapping.parts | model
+        if arguments["num_classes"] is None and mapping.classes in tensors:
+            arguments["num_classes"] = len(tensors[mapping.classes])
+        # Names do not depend on how many classes there are.
+        like = _abstract(arguments | {"num_classes": arguments["num_classes"] or 1})
         fits.append((share(tensors, mapping, like), mapping, arguments, like))
-    return max(fits, key=lambda fit: fit[0])[1:]
+    _, mapping, arguments, like = max(fits, key=lambda fit: fit[0])
+    if arguments["num_classes"] is None:
+        raise WeightsError(
+            f"{path} does not say how many classes the model tells apart; give "
+            "num_classes."
+        )
+    return mapping, arguments, like
 
 
 def _mappings(path, tensors: Tensors, model: MappingType[str, Any]) -> list[Mapping]:
@@ -218,15 +225,6 @@ def _mappings(path, tensors: Tensors, model: MappingType[str, Any]) -> list[Mapp
             f"encoder {described['encoder']!r}."
         )
     return mappings
-
-
-def _num_classes(path, tensors: Tensors, mapping: Mapping) -> int:
-    if mapping.classes not in tensors:
-        raise WeightsError(
-            f"{path} does not say how many classes the model tells apart; give "
-            "num_classes."
-        )
-    return len(tensors[mapping.classes])
 
 
 def _default_encoder(name: str) -> str | None:

@@ -146,7 +146,7 @@ def convert(
     if wrong:
         raise WeightsError(
             f"The file does not fit {mapping.name}:\n"
-            + _listed("of another shape", wrong)
+            + _listed("not as it should be", wrong)
         )
     gone = tuple(sorted(dropped | (spared & tensors.keys())))
     return Converted(variables, tuple(sorted(new)), gone, mapping)

@@ -1,0 +1,157 @@
+"""How images are scored: options that `evaluate` and `predict` have in common."""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from jaxseg.cli.common import add_workdir, open_workdir
+
+TILE_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A model of a workdir with the way to score images by it.
+
+    Attributes:
+        scorer: from variables and images to scores.
+        variables: for it.
+        metadata: of the workdir.
+        image_size: height and width that whole images are resized to; None for their
+            own.
+        refine: from probabilities, images and sizes to better probabilities, or None.
+        description: of the options, for the eye.
+    """
+
+    scorer: Any
+    variables: Any
+    metadata: dict[str, Any]
+    image_size: tuple[int, int] | None
+    refine: Any
+    description: str
+
+
+def add_scoring(parser: ArgumentParser) -> None:
+    """Describes the options, for `open_scoring`."""
+    add_workdir(parser)
+    group = parser.add_argument_group("averages and refinement, which combine")
+    group.add_argument(
+        "--tta",
+        action="store_true",
+        help="average over the image at 0.75, 1 and 1.25 times its size, each also "
+        "mirrored (test-time augmentation)",
+    )
+    group.add_argument(
+        "--dropout-samples",
+        type=int,
+        metavar="N",
+        help="average over N dropout masks (Bayesian SegNet)",
+    )
+    group.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="STEP",
+        help="average over the checkpoints of these steps",
+    )
+    group.add_argument(
+        "--tile",
+        type=_size,
+        metavar="HxW",
+        help="score tiles of this size in pixels, half of each shared with the next, "
+        "and blend them; each is treated like an image of its own",
+    )
+    group.add_argument(
+        "--crf",
+        choices=("deeplab", "deeplab_v2", "deconvnet"),
+        help="refine by a fully connected CRF with the parameters of this paper",
+    )
+
+
+def open_scoring(args: Namespace) -> Scoring:
+    """Opens the workdir and puts together what the options ask for."""
+    from jaxseg import inference
+    from jaxseg.steps import Normalization
+
+    model, variables, metadata = open_workdir(args)
+    normalization = Normalization(**metadata["normalization"])
+    size = metadata["image_size"]
+    scoring = Scoring(
+        scorer=inference.network(model, normalization),
+        variables=variables,
+        metadata=metadata,
+        image_size=size and tuple(size),
+        refine=None,
+        description=f"{metadata['model']['name']}, step {metadata['step']}",
+    )
+    if args.dropout_samples is not None:
+        scorer = inference.dropout_samples(model, normalization, args.dropout_samples)
+        scoring = _with(scoring, f"{args.dropout_samples} dropout masks", scorer=scorer)
+    if args.tta:
+        scorer = inference.views(scoring.scorer)
+        scoring = _with(scoring, "six views", scorer=scorer)
+    if args.ensemble:
+        scoring = _ensemble(scoring, args)
+    if args.tile is not None:
+        scoring = _tiled(scoring, args.tile)
+    if args.crf is not None:
+        if metadata["channels"] != 3:
+            raise ValueError("--crf needs images in colour, and these are not.")
+        scoring = _with(scoring, f"CRF of {args.crf}", refine=_crf(args.crf))
+    return scoring
+
+
+def _with(scoring: Scoring, description: str, **changes) -> Scoring:
+    description = f"{scoring.description}, {description}"
+    return replace(scoring, description=description, **changes)
+
+
+def _ensemble(scoring: Scoring, args: Namespace) -> Scoring:
+    from jaxseg import inference
+    from jaxseg.workdir import load
+
+    steps = args.ensemble
+    variables = inference.stack([load(args.workdir, step)[1] for step in steps])
+    scorer = inference.ensemble(scoring.scorer)
+    scoring = replace(scoring, description=scoring.metadata["model"]["name"])
+    return _with(
+        scoring, f"steps {', '.join(steps)}", scorer=scorer, variables=variables
+    )
+
+
+def _tiled(scoring: Scoring, tile: tuple[int, int]) -> Scoring:
+    from jaxseg import inference
+
+    scorer = scoring.scorer
+    if scoring.image_size is not None:
+        scorer = inference.resized(scorer, scoring.image_size)
+    scorer = inference.tiles(scorer, tile, TILE_OVERLAP)
+    shown = f"tiles of {tile[0]}x{tile[1]}"
+    return _with(scoring, shown, scorer=scorer, image_size=None)
+
+
+def _crf(preset: str):
+    from jaxseg.ops.crf import PRESETS
+
+    return partial(_refine, parameters=PRESETS[preset])
+
+
+def _refine(probabilities, image, size, *, parameters):
+    """The CRF within each image's true size, int32 [B, 2]; the rest is padding."""
+    import jax.numpy as jnp
+
+    from jaxseg.ops.crf import dense_crf
+
+    rows, columns = (jnp.arange(n) for n in image.shape[1:3])
+    inside = rows[None, :, None] < size[:, 0, None, None]
+    inside &= columns[None, None, :] < size[:, 1, None, None]
+    return dense_crf(probabilities, image, valid=inside, **parameters)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise ArgumentTypeError(f"{text!r} is no size; give height x width: 512x512")
+    if not int(height) * int(width):
+        raise ArgumentTypeError(f"{text!r} is empty; give at least 1x1")
+    return int(height), int(width)

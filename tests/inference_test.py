@@ -1,0 +1,149 @@
+"""Averages of scores against the same taken by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxseg
+from jaxseg import inference
+from jaxseg.ops.resize import resize_bilinear
+from jaxseg.steps import Normalization
+
+NORMALIZATION = Normalization((0.0,), (255.0,))
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (2, 12, 18, 3), np.uint8)
+KERNEL = RNG.normal(size=(3, 3, 3, 4)).astype(np.float32)
+
+
+def convolution(variables, image):
+    """A scorer that sees one pixel around, and zeros around the image."""
+    x = image.astype(jnp.float32) / 255 - 0.5
+    return jax.lax.conv_general_dilated(
+        x, variables, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def softmax(scores):
+    return np.asarray(jax.nn.softmax(scores))
+
+
+def test_views_average_probabilities():
+    scorer = inference.views(convolution, scales=(1.0, 0.5), flip=True)
+    small = resize_bilinear(IMAGE.astype(np.float32), (6, 9))
+    expected = 0
+    for view in (IMAGE.astype(np.float32), small):
+        for turn in (slice(None), slice(None, None, -1)):
+            scores = convolution(KERNEL, view[:, :, turn])[:, :, turn]
+            expected += softmax(resize_bilinear(scores, (12, 18))) / 4
+    np.testing.assert_allclose(softmax(scorer(KERNEL, IMAGE)), expected, atol=1e-6)
+
+
+def test_a_mirrored_image_has_mirrored_views():
+    scorer = inference.views(convolution, scales=(1.0,))
+    straight = scorer(KERNEL, IMAGE)
+    mirrored = scorer(KERNEL, IMAGE[:, :, ::-1])[:, :, ::-1]
+    np.testing.assert_allclose(straight, mirrored, atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0)])
+def test_views_need_scales(scales):
+    with pytest.raises(ValueError, match="all positive"):
+        inference.views(convolution, scales)
+
+
+def test_tiles_give_the_whole_where_they_cover_the_receptive_field():
+    scorer = inference.tiles(convolution, (8, 8), overlap=0.3, margin=1)
+    whole = jax.nn.log_softmax(convolution(KERNEL, IMAGE))
+    np.testing.assert_allclose(scorer(KERNEL, IMAGE), whole, atol=1e-5)
+    # Without the margin each tile sees zeros where the image goes on.
+    off = inference.tiles(convolution, (8, 8), overlap=0.3)(KERNEL, IMAGE)
+    assert np.abs(off - whole).max() > 1e-3
+
+
+def test_tiles_are_weighed_by_their_gaussian():
+    """Two tiles with one constant each, so that the blend is that of the weights."""
+
+    def by_tile(variables, image):
+        left = image[:, :1, :1, :1] == 0
+        return jnp.broadcast_to(
+            jnp.where(left, jnp.log(jnp.array([3.0, 1.0])), 0.0), (*image.shape[:3], 2)
+        )
+
+    image = np.zeros((1, 4, 6, 1), np.uint8)
+    image[..., 2:, :] = 1
+    scorer = inference.tiles(by_tile, (4, 4), overlap=0.5)
+    gauss = np.exp(-32 * ((np.arange(4) + 0.5) / 4 - 0.5) ** 2)
+    expected = np.full(6, 0.75)
+    expected[2:4] = (0.75 * gauss[2:] + 0.5 * gauss[:2]) / (gauss[2:] + gauss[:2])
+    expected[4:] = 0.5
+    got = softmax(scorer(None, image))[0, :, :, 0]
+    np.testing.assert_allclose(got, np.tile(expected, (4, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "overlap", "starts"),
+    [(8, 8, 0.5, [0]), (16, 8, 0.5, [0, 4, 8]), (17, 8, 0.0, [0, 4, 9])],
+)
+def test_tiles_are_evenly_spread(length, size, overlap, starts):
+    assert inference.tile_starts(length, size, overlap) == starts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((7, 8, 0.5), "do not fit into a side of 7"),
+        ((16, 8, 1.0), r"in \[0, 1\)"),
+        ((16, 8, 0.2, 1), "overlap of 0.25 or more"),
+    ],
+)
+def test_tiles_that_cannot_be_placed(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        inference.tile_starts(*arguments)
+
+
+def test_ensembles_average_probabilities():
+    other = -2 * KERNEL
+    scorer = inference.ensemble(convolution)
+    expected = softmax(convolution(KERNEL, IMAGE)) + softmax(convolution(other, IMAGE))
+    got = softmax(scorer(inference.stack([KERNEL, other]), IMAGE))
+    np.testing.assert_allclose(got, expected / 2, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def bayesian():
+    model = jaxseg.create_model("segnet", 3, width=2, depths=(1, 1, 1), dropout=0.5)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    # Statistics unlike the batch's own, so that taking the wrong ones is seen.
+    stats = jax.tree.map(lambda x: x / 9, variables["batch_stats"])
+    return model, dict(variables) | {"batch_stats": stats}
+
+
+def test_dropout_is_sampled_with_the_statistics_of_inference(bayesian):
+    """Masks that drop nothing leave what inference gives; others average out."""
+    model, variables = bayesian
+    rare = jaxseg.create_model("segnet", 3, width=2, depths=(1, 1, 1), dropout=1e-9)
+    plain = inference.network(rare, NORMALIZATION)(variables, IMAGE)
+    kept = inference.dropout_samples(rare, NORMALIZATION, 2)(variables, IMAGE)
+    np.testing.assert_allclose(softmax(kept), softmax(plain), atol=1e-4)
+
+    def sampled(samples, seed):
+        scorer = inference.dropout_samples(model, NORMALIZATION, samples, seed)
+        return softmax(jax.jit(scorer)(variables, IMAGE))
+
+    def distance(samples):
+        return np.abs(sampled(samples, 0) - sampled(samples, 1)).mean()
+
+    assert 0 < distance(64) < distance(1) / 2
+
+
+def test_a_model_without_dropout_has_nothing_to_sample(bayesian):
+    model = jaxseg.create_model("segnet", 3, width=2, depths=(1, 1, 1))
+    scorer = inference.dropout_samples(model, NORMALIZATION)
+    with pytest.raises(ValueError, match="no dropout to sample"):
+        scorer(bayesian[1], IMAGE)
+
+
+def test_entropy_is_none_for_the_certain_and_log_k_for_the_undecided():
+    scores = jnp.array([[0.0, 0.0, 0.0, 0.0], [90.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(inference.entropy(scores), [np.log(4), 0], atol=1e-6)
