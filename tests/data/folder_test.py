@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg.data.palette import named_palette
+
 GREY = np.arange(80, dtype=np.uint8).reshape(8, 10)
 RGB = np.stack([GREY, GREY + 60, 200 - GREY], -1)
 MASK = np.tile(np.array([0, 1, 2, 1, 0], np.uint8), (8, 2))
@@ -122,6 +124,29 @@ def test_described_classes(folder):
     info = folder.source().info
     assert (info.name, info.class_names) == ("folder", ("x", "y", "z"))
     assert info.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+
+
+def test_a_palette_by_name(folder):
+    colours = named_palette("distinct", 3)
+    folder.describe(classes=["x", "y", "z"], palette="distinct")
+    folder.add("a", RGB, np.array(colours, np.uint8)[MASK])
+    assert folder.source().info.palette == colours
+    np.testing.assert_array_equal(only_record(folder)["label"], MASK)
+
+
+def test_a_palette_with_a_colour_twice_colours_pictures(folder):
+    folder.describe(classes=[str(i) for i in range(150)], palette="ade20k")
+    folder.add("a", RGB, MASK)
+    assert folder.source().info.palette == named_palette("ade20k", 150)
+
+
+@pytest.mark.parametrize("masks, file", [("indices", "a.png"), ("colours", "json")])
+def test_a_palette_with_a_colour_twice_reads_no_masks(folder, masks, file):
+    names = [str(i) for i in range(150)]
+    folder.describe(classes=names, palette="ade20k", masks=masks)
+    colours = np.array(named_palette("ade20k", 150), np.uint8)
+    folder.add("a", RGB, colours[MASK])
+    refused(folder, file, "a colour stands for two things")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -328,6 +353,8 @@ def test_channels_other_than_one_or_three(folder):
             {"classes": ["x"], "palette": [[1, 1, 1]], "void": [[1, 1, 1]]},
             "two things",
         ),
+        ({"classes": ["x"], "palette": "rainbow"}, "no palette 'rainbow'; there are"),
+        ({"classes": ["x"], "palette": "camvid"}, "is for 11 classes, not 1"),
         ({"classes": ["x"], "masks": "colours"}, "with a palette"),
         ({"classes": ["x"], "masks": "rgb"}, "rgb"),
     ],

@@ -2,6 +2,7 @@
 
 from jaxseg.data.datasets.classes import Classes
 from jaxseg.data.datasets.folder import Folder
+from jaxseg.data.palette import CAMVID as PALETTE
 
 CLASS_NAMES = (
     "sky",
@@ -15,19 +16,6 @@ CLASS_NAMES = (
     "car",
     "pedestrian",
     "bicyclist",
-)
-PALETTE = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
 )
 
 

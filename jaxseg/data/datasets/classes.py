@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.data.images import IGNORE, read_mask
+from jaxseg.data.palette import named_palette
 
 # Packs a colour into 24 bits: mask @ _RGB_PLACES.
 _RGB_PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
@@ -75,36 +76,40 @@ def read_classes(path: Path) -> Classes:
             f"[r, g, b], or null, found {void!r:.200}"
         )
     palette = content.get("palette")
-    if palette is not None and not (
+    if isinstance(palette, str):
+        try:
+            palette = [list(c) for c in named_palette(palette, len(names))]
+        except ValueError as error:
+            raise ValueError(f'{path}: "palette": {error}') from error
+    elif palette is not None and not (
         isinstance(palette, list) and all(map(_is_colour, palette))
     ):
         raise ValueError(
-            f'{path}: "palette" must list colours [r, g, b] of 0..255, found '
-            f"{palette!r:.200}"
+            f'{path}: "palette" must list colours [r, g, b] of 0..255, or be the name '
+            f"of a palette, found {palette!r:.200}"
         )
     if palette is not None and len(palette) != len(names):
         raise ValueError(
             f'{path}: "palette" has {len(palette)} colours for {len(names)} classes; '
             'give one each (colours of void go into "void")'
         )
-    colours = [tuple(v) for v in void if isinstance(v, list)] + [
-        tuple(colour) for colour in palette or []
-    ]
-    if len(set(colours)) != len(colours):
-        raise ValueError(f"{path}: a colour stands for two things; give it one")
     masks = content.get("masks", "indices")
     if masks not in ("indices", "colours") or (masks == "colours" and not palette):
         raise ValueError(
             f'{path}: "masks" is "indices" or, with a palette, "colours", found '
             f"{masks!r}"
         )
-    return Classes(
+    classes = Classes(
         names=tuple(names),
         void_values=tuple(v for v in void if not isinstance(v, list)),
         void_colours=tuple(tuple(v) for v in void if isinstance(v, list)),
         palette=palette and tuple(map(tuple, palette)),
         masks=masks,
     )
+    # ADE20K's own has one colour twice, which matters only where masks are in colours.
+    if not isinstance(content.get("palette"), str) or masks == "colours":
+        _check_colours(path, classes)
+    return classes
 
 
 def read_label(path: Path, classes: Classes) -> np.ndarray:
@@ -133,6 +138,7 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
             "it as a single-channel or palette PNG of class numbers"
         )
     else:
+        _check_colours(path, classes)
         known = f"the palette has {len(classes.palette)} colours"
         label = _colour_table(classes)[mask.astype(np.int32) @ _RGB_PLACES]
     if (label < 0).any():
@@ -143,6 +149,12 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
             f"{known}. Correct the mask or the description of the classes"
         )
     return label.astype(np.uint8)
+
+
+def _check_colours(path: Path, classes: Classes) -> None:
+    colours = classes.void_colours + (classes.palette or ())
+    if len(set(colours)) != len(colours):
+        raise ValueError(f"{path}: a colour stands for two things; give it one")
 
 
 @functools.lru_cache(maxsize=8)

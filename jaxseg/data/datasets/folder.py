@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxseg.data.datasets.builder import Example, SegmentationBuilder
 from jaxseg.data.datasets.classes import Classes, read_classes, read_label
 from jaxseg.data.images import IGNORE, IMAGE_SUFFIXES, read_encoded_image
-from jaxseg.data.palette import voc_palette
+from jaxseg.data.palette import distinct_palette
 
 LAYOUT = "<root>/<split>/images and <root>/<split>/masks"
 
@@ -113,8 +113,8 @@ class Folder(SegmentationBuilder, skip_registration=True):
 
     @property
     def palette(self):
-        """Colours by class index; PASCAL VOC's where none are given."""
-        return self.classes.palette or voc_palette(self.num_classes)
+        """Colours by class index; distinct ones where none are given."""
+        return self.classes.palette or distinct_palette(self.num_classes)
 
     def _files(self, split: str, kind: str) -> dict[str, Path]:
         """Files of `<root>/<split>/<kind>` by stem, sorted; hidden files are skipped."""
