@@ -52,7 +52,8 @@ class Mapping:
         parts: arguments of `create_model` that give the net of the file.
         dropped: globs of their names that have no place in the model, such as a
             classifier's last layer; left out by explicit choice only.
-        ignored: globs of their names that hold no weights, such as counters.
+        ignored: globs of their names that serve training alone, such as counters and
+            auxiliary heads; left out whatever the head, and listed unless scalar.
         classes: the tensor whose first axis is the number of classes; None if the file
             does not say it.
     """
@@ -114,11 +115,9 @@ def convert(
     new = lacking | (replaced or frozenset())
     used = {tensor for name in shapes.keys() - new for tensor in sources[name].names}
     spared = {tensor for name in new - lacking for tensor in sources[name].names} - used
-    left = {
-        name
-        for name in tensors.keys() - used - spared
-        if not _matches(name, mapping.ignored)
-    }
+    rest = tensors.keys() - used - spared
+    ignored = {name for name in rest if _matches(name, mapping.ignored)}
+    left = rest - ignored
     dropped = {name for name in left if _matches(name, mapping.dropped)}
 
     problems = _listed("not in the file", used - tensors.keys())
@@ -148,8 +147,9 @@ def convert(
             f"The file does not fit {mapping.name}:\n"
             + _listed("not as it should be", wrong)
         )
-    gone = tuple(sorted(dropped | (spared & tensors.keys())))
-    return Converted(variables, tuple(sorted(new)), gone, mapping)
+    gone = dropped | (spared & tensors.keys())
+    gone |= {name for name in ignored if tensors[name].ndim}
+    return Converted(variables, tuple(sorted(new)), tuple(sorted(gone)), mapping)
 
 
 def share(tensors: Tensors, mapping: Mapping, like: Any) -> float:

@@ -1,6 +1,7 @@
 """ConvNeXt-T: a ResNet with a transformer's layers, and no max pooling.
 
-Source: Liu et al., https://arxiv.org/abs/2201.03545; torchvision's geometry.
+Source: Liu et al., https://arxiv.org/abs/2201.03545; torchvision's geometry, but
+that sizes that do not divide round up here and down there.
 """
 
 from functools import partial
