@@ -8,11 +8,12 @@ that help appears at once.
 import argparse
 import sys
 
-from jaxseg.cli import evaluate, predict, weights
+from jaxseg.cli import compare, evaluate, predict, weights
 from jaxseg.cli.common import complain
 
 COMMANDS = (
     evaluate.add,
+    compare.add,
     predict.add,
     weights.add_import,
     weights.add_export,

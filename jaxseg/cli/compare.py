@@ -1,0 +1,195 @@
+"""`jaxseg compare`: what differs between runs, and how sure that is."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxseg.cli.common import add_command, check_writable, without_nan
+from jaxseg.cli.evaluate import REPORT
+
+LEVEL = 0.95
+TITLES = {"iou": "IoU", "boundary": "boundary F1"}
+
+
+def add(commands):
+    """Describes `jaxseg compare`."""
+    parser = add_command(
+        commands,
+        "compare",
+        run,
+        summary="say what differs between runs, and how sure that is",
+        description="Compares what `jaxseg evaluate` wrote of runs on the same images:\n"
+        "IoU, and boundary F1 where all have it, of each class and their mean, and the\n"
+        "difference of each run from the first with an interval that holds it in 95 %\n"
+        "of 10,000 draws of as many images, with replacement and the same for both\n"
+        "(paired bootstrap). The interval is about the choice of images alone: frames\n"
+        "of one video are alike, which makes it too narrow, and another seed of the\n"
+        "training moves results too.",
+        example="jaxseg compare runs/plain runs/deeper --output difference.json",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help=f"a workdir, for its {REPORT}, or a file that `jaxseg evaluate --output` "
+        "wrote",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON to write, from 0 to 1, with null where there is no such figure",
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The counts of one evaluation.
+
+    Attributes:
+        name: as it was given.
+        class_names: K names.
+        counts: by name of the score, of the images in the order of their names.
+        images: their names, in this order.
+    """
+
+    name: str
+    class_names: list[str]
+    counts: dict[str, Any]
+    images: list[str]
+
+
+def run(args) -> int:
+    """Does what `add` describes."""
+    from jaxseg.data.prepare import write_atomically
+    from jaxseg.metrics import paired_bootstrap
+
+    if len(args.runs) < 2:
+        raise ValueError("Give two runs or more to compare.")
+    if args.output is not None:
+        if args.output.is_dir():
+            raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+        check_writable(args.output.parent)
+    first, *others = (_open(name) for name in args.runs)
+    for other in others:
+        _check_same_data(first, other)
+    scores = [s for s in TITLES if all(s in r.counts for r in (first, *others))]
+    compared = []
+    for other in others:
+        entry: dict[str, Any] = {"run": other.name}
+        for score in scores:
+            pair = first.counts[score], other.counts[score]
+            mean, classes = paired_bootstrap(*pair, first.class_names, level=LEVEL)
+            before, after = (_figures(counts) for counts in pair)
+            intervals = {**classes, "mean": mean}
+            entry[score] = {
+                name: {"first": a, "second": b, **interval._asdict()}
+                for (name, interval), a, b in zip(intervals.items(), before, after)
+            }
+            print(_table(first.name, other.name, TITLES[score], entry[score]) + "\n")
+        compared.append(entry)
+    print(
+        f"In percent, on {len(first.images)} images; in brackets where {LEVEL:.0%} of "
+        "the draws lie,\n* where they leave out 0."
+    )
+    if args.output is not None:
+        result = {"first": first.name, "level": LEVEL, "compared": compared}
+        text = json.dumps(without_nan(result), indent=2)
+        write_atomically(args.output, text + "\n")
+        print(f"written to {args.output}")
+    return 0
+
+
+def _open(name: str) -> Run:
+    """Reads a run's counts, and puts its images in the order of their names."""
+    import numpy as np
+
+    from jaxseg.scorecard import load_counts
+
+    path = Path(name)
+    if not path.exists():
+        raise ValueError(f"There is no {name}.")
+    command = f"`jaxseg evaluate --workdir {name}`"
+    if path.is_dir():
+        path = path / REPORT
+    elif path.suffix not in (".json", ".npz"):
+        raise ValueError(
+            f"{name} is neither a workdir nor a report.json or .npz of `jaxseg "
+            "evaluate`."
+        )
+    else:
+        command = f"`jaxseg evaluate --output {path.with_suffix('.json')}`"
+    path = path.with_suffix(".npz")
+    if not path.is_file():
+        raise ValueError(
+            f"{name} was not evaluated: there is no {path}. Run {command}."
+        )
+    about, counts = load_counts(path)
+    # Data that were prepared elsewhere may have their records in another order.
+    order = np.argsort(about["images"])
+    place = np.argsort(order)
+    return Run(
+        name,
+        about["class_names"],
+        {score: type(c)(place, c.counts) for score, c in counts.items()},
+        [about["images"][i] for i in order],
+    )
+
+
+def _check_same_data(first: Run, other: Run) -> None:
+    """Refuses runs that differ in classes, images or truth, saying in which."""
+    import numpy as np
+
+    pair = f"{first.name} and {other.name}"
+    if first.class_names != other.class_names:
+        raise ValueError(
+            f"{pair} cannot be compared: their classes are "
+            f"{', '.join(first.class_names)} and {', '.join(other.class_names)}."
+        )
+    if first.images != other.images:
+        alone = sorted(set(first.images) ^ set(other.images))
+        where = first if alone[0] in first.images else other
+        raise ValueError(
+            f"{pair} cannot be compared: they were evaluated on {len(first.images)} "
+            f"and {len(other.images)} images, of which {alone[0]} is only in "
+            f"{where.name}. Evaluate both on the same split."
+        )
+    truths = (run.counts["iou"].counts[..., 0] for run in (first, other))
+    differ = np.any(np.not_equal(*truths), axis=1)
+    if differ.any():
+        raise ValueError(
+            f"{pair} cannot be compared: the labels of {differ.sum()} images differ, "
+            f"{first.images[differ.argmax()]} among them. Evaluate both on the same "
+            "data."
+        )
+
+
+def _figures(counts) -> list[float]:
+    """Scores of the classes, then their mean."""
+    import numpy as np
+
+    mean, *classes = counts.figures(np.ones((1, len(counts.index))))[0].tolist()
+    return [*classes, mean]
+
+
+def _table(first: str, second: str, title: str, rows: dict[str, dict]) -> str:
+    width = max(len(name) for name in rows)
+    lines = []
+    for name, row in rows.items():
+        sure = row["low"] > 0 or row["high"] < 0
+        low, high = _percent(row["low"], "+"), _percent(row["high"], "+")
+        lines.append(
+            f"{name:<{width}}  {_percent(row['first']):>6}  "
+            f"{_percent(row['second']):>6}  {_percent(row['difference'], '+'):>10}  "
+            f"[{low:>5}, {high:>5}]{' *' if sure else ''}"
+        )
+    header = f"{'':<{width}}  {'A':>6}  {'B':>6}  {'difference':>10}"
+    rule = "-" * (len(header) + 16)
+    named = f"{title}\nA  {first}\nB  {second}\n"
+    return "\n".join([named, header, rule, *lines[:-1], rule, lines[-1]])
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{100 * value:{sign}.1f}"
