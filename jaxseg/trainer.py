@@ -10,12 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint, data, visualize
+from jaxseg import checkpoint, data, settings, visualize
 from jaxseg.evaluator import Evaluator
 from jaxseg.inference import network
 from jaxseg.interrupt import Interrupted, StopSignal
 from jaxseg.logbook import Logbook
-from jaxseg.losses import cross_entropy
 from jaxseg.metrics import Confusion, format_table
 from jaxseg.models import create_model
 from jaxseg.models.freezing import frozen_layers
@@ -28,12 +27,8 @@ from jaxseg.steps import (
     create_state,
     train_step,
 )
-from jaxseg.weights.mapping import IMAGENET
 from jaxseg.workdir import (
-    METADATA,
     find_step,
-    normalization_of,
-    read_metadata,
     start,
     write_metadata,
 )
@@ -64,7 +59,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     # All are built before the first one runs: what is wrong with the last is found now.
     runs: list[_Run] = []
-    for stage, folder in _stages(config, Path(workdir)):
+    for stage, folder in settings.stages(config, Path(workdir)):
         if runs:
             stage.normalization = runs[-1].metadata["normalization"]
         runs.append(_Run(stage, folder))
@@ -73,33 +68,17 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     return runs[-1].run()
 
 
-def _stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
-    """The config and workdir of each stage; those given, where there are no stages."""
-    if not config.stages:
-        return [(config, workdir)]
-    stages: list[tuple[ConfigDict, Path]] = []
-    for name, changes in config.stages:
-        stage = config.copy_and_resolve_references()
-        stage.stages = ()
-        if stages:
-            stage.init_from, stage.init_head = str(stages[-1][1]), "keep"
-        with stage.unlocked():
-            stage.update_from_flattened_dict(changes)
-        stages.append((stage, workdir / name))
-    return stages
-
-
 class _Run:
     """What the phases of a run share."""
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
-        _check(config)
+        settings.check(config)
         self.parallel = create_parallel(**config.parallel)
         self.parallel.check_batch(config.train.batch_size, "train.batch_size")
         self.parallel.check_batch(config.eval.batch_size, "eval.batch_size")
 
-        dataset = _dataset(config)
+        dataset = settings.dataset(config)
         self.train_source = data.create_source(split=config.data.train_split, **dataset)
         self.val_source = data.create_source(split=config.data.val_split, **dataset)
         self.info = self.train_source.info
@@ -112,8 +91,8 @@ class _Run:
             steps=max(config.train.steps // self.accumulate_steps, 1), **config.schedule
         )
         optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
-        model_args = _model_args(config, self.info.num_classes)
-        normalization = _normalization(config, workdir, model_args)
+        model_args = settings.model(config, self.info.num_classes)
+        normalization = settings.normalization(config, workdir, model_args)
         self.normalization = Normalization(**normalization)
         model = create_model(**model_args, axis_name=self.parallel.axis_name)
         step_args = dict(
@@ -134,7 +113,10 @@ class _Run:
         )
         self.train_step = self.parallel.compile(
             partial(
-                train_step, optimizer=optimizer, loss_fn=self._loss_fn(), **step_args
+                train_step,
+                optimizer=optimizer,
+                loss_fn=settings.loss(config, self.train_source),
+                **step_args,
             ),
             donate=True,
         )
@@ -263,30 +245,6 @@ class _Run:
             )
         return state
 
-    def _loss_fn(self):
-        config = self.config.loss.to_dict()
-        weights = self._class_weights(config.pop("class_weights"))
-        return partial(cross_entropy, class_weights=weights, **config)
-
-    def _class_weights(self, name: str):
-        presets, classes = data.balance.PRESETS, self.info.num_classes
-        if name == "none":
-            return None
-        if name == "median_frequency":
-            counts = data.pixel_counts(self.train_source)
-            return data.balance.median_frequency(*counts).astype(np.float32)
-        if name not in presets:
-            raise ValueError(
-                f"loss.class_weights={name!r} is unknown; take one of none, "
-                f"median_frequency, {', '.join(presets)}."
-            )
-        if len(presets[name]) != classes:
-            raise ValueError(
-                f"loss.class_weights={name!r} has {len(presets[name])} weights, and "
-                f"{self.info.name} has {classes} classes; take median_frequency."
-            )
-        return np.asarray(presets[name], np.float32)
-
     def _log(self, logbook, pending):
         """Looks at all steps since the last line; stops at the first that is bad."""
         steps = [step for step, _ in pending]
@@ -398,63 +356,5 @@ class _Run:
         return "\n".join(lines)
 
 
-def _check(config: ConfigDict) -> None:
-    """Raises a ValueError for numbers that no builder would look at in time."""
-    for section, name, least in (
-        ("train", "steps", 1),
-        ("train", "batch_size", 1),
-        ("train", "log_every_steps", 0),
-        ("train", "eval_every_steps", 0),
-        ("train", "save_every_steps", 0),
-        ("eval", "batch_size", 1),
-        ("eval", "overlays", 0),
-    ):
-        value = config[section][name]
-        if value < least:
-            raise ValueError(f"{section}.{name}={value}; it is at least {least}.")
-    size = config.data.image_size
-    if size is not None and not (
-        len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
-    ):
-        raise ValueError(
-            f"data.image_size={tuple(size)}; give a height and a width in pixels, such "
-            "as (176, 240)."
-        )
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _dataset(config: ConfigDict) -> dict[str, Any]:
-    """Keyword arguments of `data.create_source`, but for the split."""
-    section = config.data
-    return {
-        "dataset": section.dataset,
-        # Absolute, so that the workdir can be evaluated from anywhere.
-        "root": section.root and str(Path(section.root).expanduser().resolve()),
-        "prepared_dir": section.prepared_dir,
-        **section.options.to_dict(),
-    }
-
-
-def _normalization(
-    config: ConfigDict, workdir: Path, model: dict[str, Any]
-) -> dict[str, Any]:
-    """What the config says, or else what goes with the parameters' origin."""
-    given = config.normalization.to_dict()
-    if None not in given.values():
-        return given
-    if any(value is not None for value in given.values()):
-        raise ValueError(f"normalization={given}; give both, or neither.")
-    if (workdir / METADATA).is_file():
-        return read_metadata(workdir)["normalization"]
-    if config.init_from:
-        return normalization_of(config.init_from, model)
-    return IMAGENET
-
-
-def _model_args(config: ConfigDict, num_classes: int) -> dict[str, Any]:
-    """Keyword arguments of `create_model`."""
-    section = config.model.to_dict()
-    return {"num_classes": num_classes, **section.pop("parts"), **section}

@@ -30,12 +30,12 @@ from jaxseg.weights.mapping import (
     conv_bgr,
     dense,
 )
-from jaxseg.weights.surgery import dense_from_chw, dense_to_conv, subsample_dense
-from jaxseg.weights.torchvision import (
+from jaxseg.weights.places import (
     DENSE_AS_CONVOLUTIONS,
     FIXED_ENCODERS,
     SUBSAMPLED,
 )
+from jaxseg.weights.surgery import dense_from_chw, dense_to_conv, subsample_dense
 
 Sources = dict[str, Source]
 Make = Callable[..., np.ndarray]

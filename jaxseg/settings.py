@@ -1,0 +1,115 @@
+"""What a config says, as arguments of the builders that its sections name."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import data
+from jaxseg.losses import cross_entropy
+from jaxseg.weights.mapping import IMAGENET
+from jaxseg.workdir import METADATA, normalization_of, read_metadata
+
+
+def stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
+    """The config and workdir of each stage; those given, where there are no stages."""
+    if not config.stages:
+        return [(config, workdir)]
+    found: list[tuple[ConfigDict, Path]] = []
+    for name, changes in config.stages:
+        stage = config.copy_and_resolve_references()
+        stage.stages = ()
+        if found:
+            stage.init_from, stage.init_head = str(found[-1][1]), "keep"
+        with stage.unlocked():
+            stage.update_from_flattened_dict(changes)
+        found.append((stage, workdir / name))
+    return found
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a ValueError for numbers that no builder would look at in time."""
+    for section, name, least in (
+        ("train", "steps", 1),
+        ("train", "batch_size", 1),
+        ("train", "log_every_steps", 0),
+        ("train", "eval_every_steps", 0),
+        ("train", "save_every_steps", 0),
+        ("eval", "batch_size", 1),
+        ("eval", "overlays", 0),
+    ):
+        value = config[section][name]
+        if value < least:
+            raise ValueError(f"{section}.{name}={value}; it is at least {least}.")
+    size = config.data.image_size
+    if size is not None and not (
+        len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+    ):
+        raise ValueError(
+            f"data.image_size={tuple(size)}; give a height and a width in pixels, such "
+            "as (176, 240)."
+        )
+
+
+def dataset(config: ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of `data.create_source`, but for the split."""
+    section = config.data
+    return {
+        "dataset": section.dataset,
+        # Absolute, so that the workdir can be evaluated from anywhere.
+        "root": section.root and str(Path(section.root).expanduser().resolve()),
+        "prepared_dir": section.prepared_dir,
+        **section.options.to_dict(),
+    }
+
+
+def normalization(
+    config: ConfigDict, workdir: Path, model_args: dict[str, Any]
+) -> dict[str, Any]:
+    """What the config says, or else what goes with the parameters' origin."""
+    given = config.normalization.to_dict()
+    if None not in given.values():
+        return given
+    if any(value is not None for value in given.values()):
+        raise ValueError(f"normalization={given}; give both, or neither.")
+    if (workdir / METADATA).is_file():
+        return read_metadata(workdir)["normalization"]
+    if config.init_from:
+        return normalization_of(config.init_from, model_args)
+    return IMAGENET
+
+
+def model(config: ConfigDict, num_classes: int) -> dict[str, Any]:
+    """Keyword arguments of `create_model`."""
+    section = config.model.to_dict()
+    return {"num_classes": num_classes, **section.pop("parts"), **section}
+
+
+def loss(config: ConfigDict, source: data.Source) -> Callable:
+    """The loss function, with weights of the classes of the training set."""
+    section = config.loss.to_dict()
+    weights = _class_weights(section.pop("class_weights"), source)
+    return partial(cross_entropy, class_weights=weights, **section)
+
+
+def _class_weights(name: str, source: data.Source):
+    presets, classes = data.balance.PRESETS, source.info.num_classes
+    if name == "none":
+        return None
+    if name == "median_frequency":
+        counts = data.pixel_counts(source)
+        return data.balance.median_frequency(*counts).astype(np.float32)
+    if name not in presets:
+        raise ValueError(
+            f"loss.class_weights={name!r} is unknown; take one of none, "
+            f"median_frequency, {', '.join(presets)}."
+        )
+    if len(presets[name]) != classes:
+        raise ValueError(
+            f"loss.class_weights={name!r} has {len(presets[name])} weights, and "
+            f"{source.info.name} has {classes} classes; take median_frequency."
+        )
+    return np.asarray(presets[name], np.float32)
