@@ -9,7 +9,7 @@ LAYERS = (
     ("cli",),
     ("trainer", "report"),
     ("settings", "jobs", "exporter"),
-    ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard"),
+    ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard", "report"),
     ("inference",),
     ("steps", "checkpoint", "logbook", "visualize", "heatmap"),
     ("losses", "metrics", "optimizer", "sharding", "compilation", "interrupt"),

@@ -8,12 +8,13 @@ that help appears at once.
 import argparse
 import sys
 
-from jaxseg.cli import compare, evaluate, predict, weights
+from jaxseg.cli import compare, evaluate, predict, report, weights
 from jaxseg.cli.common import complain
 
 COMMANDS = (
     evaluate.add,
     compare.add,
+    report.add,
     predict.add,
     weights.add_import,
     weights.add_export,

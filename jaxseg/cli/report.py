@@ -1,0 +1,146 @@
+"""`jaxseg report`: a page to look at a run with."""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+
+from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
+from jaxseg.cli.scoring import add_scoring, open_scoring
+
+
+def add(commands):
+    """Describes `jaxseg report`."""
+    parser = add_command(
+        commands,
+        "report",
+        run,
+        summary="make a page to look at a run with",
+        description="Scores a network and makes one HTML page of it that needs nothing\n"
+        "else, to open in any browser: summary, curves of the training, scores and\n"
+        "confusions of the classes, calibration, and the best, median and worst images\n"
+        "with their truth, prediction and errors.",
+        example="jaxseg report --workdir runs/camvid --output report.html",
+    )
+    add_scoring(parser)
+    parser.add_argument(
+        "--split", metavar="NAME", help="of the data set (default: the validation one)"
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="folder of the data set, where it is not where it was for training",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="the page to write"
+    )
+
+
+def run(args) -> int:
+    """Does what `add` describes."""
+    from jaxseg.data.prepare import write_atomically
+    from jaxseg.report import read_log, render
+    from jaxseg.scorecard import Scorecard, load_counts
+
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+    scoring = open_scoring(args)
+    metadata = scoring.metadata
+    check_writable(args.output.parent)
+    source = open_split(args, metadata)
+    print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
+    began = time.perf_counter()
+    # On disk, for which images are shown is known only when all have been seen.
+    with tempfile.TemporaryDirectory() as folder:
+        predictions, counts = Path(folder, "predictions"), Path(folder, "counts.npz")
+        card = Scorecard(source, metadata, predictions=predictions)
+        confusion, calibration = _score(scoring, source, card.add)
+        card.save(counts)
+        about, by_image = load_counts(counts)
+        images, names = by_image["iou"], about["images"]
+        page = render(
+            f"{Path(args.workdir).resolve().name}, step {metadata['step']}",
+            _facts(scoring, source, confusion, calibration, images),
+            without_nan(metadata),
+            log=read_log(args.workdir),
+            confusion=confusion,
+            images=images,
+            names=names,
+            examples=list(_examples(source, predictions, images)),
+            calibration=calibration,
+        )
+    write_atomically(args.output, page)
+    print(
+        f"{time.perf_counter() - began:.1f} seconds; {len(page) / 1e6:.1f} MB written "
+        f"to {args.output}"
+    )
+    return 0
+
+
+def _score(scoring, source, watch):
+    import jax
+    from tqdm import tqdm
+
+    from jaxseg.evaluator import Evaluator
+    from jaxseg.sharding import create_parallel
+
+    batch_size = scoring.metadata["eval"]["batch_size"]
+    evaluator = Evaluator(
+        scoring.scorer,
+        num_classes=len(scoring.metadata["class_names"]),
+        batch_size=batch_size,
+        parallel=create_parallel(data=math.gcd(batch_size, jax.device_count())),
+        image_size=scoring.image_size,
+        refine=scoring.refine,
+        calibrate=True,
+    )
+    return evaluator(
+        scoring.variables,
+        source,
+        watch=watch,
+        progress=lambda batches: tqdm(batches, unit="batch", disable=None, leave=False),
+    )
+
+
+def _facts(scoring, source, confusion, calibration, images):
+    import jax
+
+    metadata = scoring.metadata
+    scores = confusion.compute(
+        metadata["class_names"], absent=metadata["eval"]["absent"]
+    )
+    spread = images.compute()
+    parameters = sum(x.size for x in jax.tree.leaves(scoring.variables["params"]))
+    return {
+        "mIoU": f"{scores['miou']:.1%}",
+        "pixel accuracy": f"{scores['pixel_accuracy']:.1%}",
+        "mean accuracy": f"{scores['mean_accuracy']:.1%}",
+        "frequency-weighted IoU": f"{scores['fw_iou']:.1%}",
+        "calibration error": f"{calibration.compute()['ece']:.1%}",
+        "mIoU of single images": "median {median:.1%}, from {min:.1%} to "
+        "{max:.1%}".format(**spread),
+        "scored": scoring.description,
+        "parameters": f"{parameters:,}",
+        "data": f"{len(source)} images of {source.info.name}, {source.split}",
+    }
+
+
+def _examples(source, predictions, images):
+    import numpy as np
+    from PIL import Image
+
+    from jaxseg.report import Example, choose
+
+    miou = images.miou()
+    for kind, place in choose(images):
+        record = source[int(images.index[place])]
+        with Image.open(predictions / f"{record['name']}.png") as picture:
+            prediction = np.asarray(picture)
+        yield Example(
+            kind,
+            record["name"],
+            float(miou[place]),
+            record["image"],
+            record["label"],
+            prediction,
+        )
