@@ -45,7 +45,7 @@ ADE20K = _parse(
     " 00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff"
     " 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff"
 )
-"""The 150 classes of scene parsing; "ceiling" and "skyscraper" share a colour.
+"""The 150 classes of scene parsing; "road" and "skyscraper" share a colour.
 
 Source: CSAILVision/semantic-segmentation-pytorch, `color150.mat`.
 """

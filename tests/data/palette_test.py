@@ -65,6 +65,7 @@ def test_the_data_sets_own():
     assert ade[2] == (6, 230, 230)  # sky
     assert ade[149] == (92, 0, 255)  # flag
     assert len(set(ade)) == 149
+    assert ade[6] == ade[48]  # road, skyscraper
     assert named_palette("camvid", 11) == camvid.PALETTE
     assert named_palette("voc", 21) == voc_palette(21)
     assert named_palette("distinct", 7) == distinct_palette(7)
