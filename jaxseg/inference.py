@@ -14,25 +14,62 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.errors import InvalidRngError
 
 from jaxseg.models.freezing import freeze, frozen_layers
 from jaxseg.ops.image_resize import resize_image
 from jaxseg.ops.resize import resize_bilinear
+from jaxseg.ops.tiling import tile_starts, weigh
 from jaxseg.steps import Normalization, Variables, predict_logits
 
 Scorer = Callable[[Variables, jax.Array], jax.Array]
+Refine = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def network(model: nn.Module, normalization: Normalization) -> Scorer:
-    """One pass through a network: its logits.
+    """One pass through a network: its logits, `mirrored` where it needs that.
 
     Args:
         model: the network.
         normalization: of the image.
     """
-    return partial(predict_logits, model=model, normalization=normalization)
+    score = partial(predict_logits, model=model, normalization=normalization)
+    return _of_whole_images(score, model)
+
+
+def mirrored(scorer: Scorer, fed_size: Callable[[int], tuple[int, int]]) -> Scorer:
+    """The scores of whole images, where a network scores the middle of them alone.
+
+    The image is continued beyond its borders by its mirror image.
+
+    Args:
+        scorer: of images larger than the scores that it gives, by the same on all sides.
+        fed_size: from a height or width in pixels to what to feed for so many scores,
+            and how many come; such as `unet.valid_size`.
+
+    Source: Ronneberger et al., U-Net, https://arxiv.org/abs/1505.04597, fig. 2.
+    """
+
+    def score(variables, image):
+        height, width = image.shape[1:3]
+        margins = []
+        for pixels in (height, width):
+            fed, left = fed_size(pixels)
+            before = (fed - left) // 2
+            margins.append((before, fed - pixels - before))
+        fed = jnp.pad(image, ((0, 0), *margins, (0, 0)), mode="reflect")
+        return scorer(variables, fed)[:, :height, :width]
+
+    return score
+
+
+def context(model: nn.Module) -> int:
+    """Pixels around what it scores that a network without padding sees; 0 of others."""
+    fed_size = getattr(model, "fed_size", None)
+    if fed_size is None:
+        return 0
+    fed, left = fed_size(1)
+    return (fed - left) // 2
 
 
 def resized(scorer: Scorer, size: tuple[int, int]) -> Scorer:
@@ -139,7 +176,7 @@ def dropout_samples(
         )
         return total - math.log(samples)
 
-    return score
+    return _of_whole_images(score, model)
 
 
 def ensemble(scorer: Scorer) -> Scorer:
@@ -164,6 +201,22 @@ def stack(networks: Sequence[Variables]) -> Variables:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
 
 
+def refined(scorer: Scorer, refine: Refine) -> Scorer:
+    """Scores made better by what the image shows, as by a CRF.
+
+    Args:
+        scorer: of the images.
+        refine: from probabilities, images and sizes to better probabilities.
+    """
+
+    def score(variables, image):
+        probabilities = jax.nn.softmax(scorer(variables, image))
+        size = jnp.tile(jnp.array(image.shape[1:3], jnp.int32), (len(image), 1))
+        return _log(refine(probabilities, image, size))
+
+    return score
+
+
 def tiles(
     scorer: Scorer, size: tuple[int, int], overlap: float = 0.5, margin: int = 0
 ) -> Scorer:
@@ -182,7 +235,6 @@ def tiles(
         A scorer; it raises ValueError for an image smaller than a tile, or an overlap
         smaller than two margins.
     """
-    weight = jnp.asarray(tile_weight(size))
 
     def score(variables, image):
         sides = image.shape[1:3]
@@ -194,12 +246,8 @@ def tiles(
             return jax.lax.dynamic_slice(array, at, (len(array), *size, array.shape[3]))
 
         def add(total, corner):
-            probabilities = jax.nn.softmax(scorer(variables, cut(image, corner)))
-            # The weight in one more channel: what is divided by in the end.
-            ones = jnp.ones((*probabilities.shape[:3], 1))
-            patch = jnp.concatenate([probabilities, ones], axis=3)
-            kept = weight * tile_mask(corner, size, sides, margin)
-            patch = cut(total, corner) + patch * kept[None, :, :, None]
+            scores = scorer(variables, cut(image, corner))
+            patch = cut(total, corner) + weigh(scores, corner, sides, margin)
             return jax.lax.dynamic_update_slice(total, patch, (0, *corner, 0)), None
 
         part = (len(image), *size, image.shape[3])
@@ -208,76 +256,24 @@ def tiles(
         ).shape[3]
         total = jnp.zeros((*image.shape[:3], classes + 1))
         total, _ = jax.lax.scan(add, total, corners)
-        least = jnp.finfo(jnp.float32).tiny
-        return jnp.log(jnp.maximum(total[..., :-1], least)) - jnp.log(total[..., -1:])
+        return _log(total[..., :-1]) - jnp.log(total[..., -1:])
 
     return score
-
-
-def tile_starts(length: int, size: int, overlap: float, margin: int = 0) -> list[int]:
-    """Where tiles begin along one side: evenly spread, the last ends with the image.
-
-    Args:
-        length: of the side, in pixels.
-        size: of a tile, in pixels.
-        overlap: the least share of a tile in common with the next.
-        margin: pixels at either end of a tile that the next has to cover.
-
-    Raises:
-        ValueError: if a tile is longer than the side, `overlap` not in [0, 1), or less
-            than two margins.
-    """
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap={overlap}: give a share of a tile, in [0, 1).")
-    if size > length:
-        raise ValueError(
-            f"Tiles of {size} pixels do not fit into a side of {length}; take smaller "
-            "ones."
-        )
-    if 2 * margin > size * overlap:
-        raise ValueError(
-            f"Tiles of {size} pixels that share {overlap:.0%} do not cover margins of "
-            f"{margin} pixels; take an overlap of {2 * margin / size:.2f} or more."
-        )
-    step = max(1, math.floor(size * (1 - overlap)))
-    count = 1 + math.ceil((length - size) / step)
-    return [round(i) for i in np.linspace(0, length - size, count)]
-
-
-def tile_weight(size: tuple[int, int]) -> np.ndarray:
-    """Weight of a tile's pixels, float32 [h, w]: a Gaussian of an eighth of its side.
-
-    At the middle of an edge it is still exp(-8), so that a border that only one tile
-    covers keeps its place.
-    """
-    sides = [np.exp(-32 * ((np.arange(n) + 0.5) / n - 0.5) ** 2) for n in size]
-    return np.outer(*sides).astype(np.float32)
-
-
-def tile_mask(
-    corner: jax.Array, size: tuple[int, int], sides: tuple[int, int], margin: int
-) -> jax.Array:
-    """The pixels of a tile that count, boolean [h, w].
-
-    Args:
-        corner: row and column where the tile begins.
-        size: of the tile.
-        sides: of the image.
-        margin: pixels along an edge that do not count, but where the image ends.
-    """
-    counts = []
-    for start, length, side in zip(corner, size, sides):
-        place = jnp.arange(length)
-        first = (place >= margin) | (start == 0)
-        last = (place < length - margin) | (start + length == side)
-        counts.append(first & last)
-    return counts[0][:, None] & counts[1][None, :]
 
 
 def entropy(scores: jax.Array) -> jax.Array:
     """How undecided scores [..., K] are: the entropy of their probabilities, in nats."""
     logs = jax.nn.log_softmax(scores)
     return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
+
+
+def _of_whole_images(scorer: Scorer, model: nn.Module) -> Scorer:
+    fed_size = getattr(model, "fed_size", None)
+    return scorer if fed_size is None else mirrored(scorer, fed_size)
+
+
+def _log(probabilities: jax.Array) -> jax.Array:
+    return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
 
 
 def _runs_without_keys(one) -> bool:

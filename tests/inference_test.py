@@ -7,6 +7,7 @@ import pytest
 
 import jaxseg
 from jaxseg import inference
+from jaxseg.models.unet import valid_size
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.steps import Normalization
 
@@ -81,27 +82,6 @@ def test_tiles_are_weighed_by_their_gaussian():
     np.testing.assert_allclose(got, np.tile(expected, (4, 1)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("length", "size", "overlap", "starts"),
-    [(8, 8, 0.5, [0]), (16, 8, 0.5, [0, 4, 8]), (17, 8, 0.0, [0, 4, 9])],
-)
-def test_tiles_are_evenly_spread(length, size, overlap, starts):
-    assert inference.tile_starts(length, size, overlap) == starts
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((7, 8, 0.5), "do not fit into a side of 7"),
-        ((16, 8, 1.0), r"in \[0, 1\)"),
-        ((16, 8, 0.2, 1), "overlap of 0.25 or more"),
-    ],
-)
-def test_tiles_that_cannot_be_placed(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        inference.tile_starts(*arguments)
-
-
 def test_ensembles_average_probabilities():
     other = -2 * KERNEL
     scorer = inference.ensemble(convolution)
@@ -147,3 +127,64 @@ def test_a_model_without_dropout_has_nothing_to_sample(bayesian):
 def test_entropy_is_none_for_the_certain_and_log_k_for_the_undecided():
     scores = jnp.array([[0.0, 0.0, 0.0, 0.0], [90.0, 0.0, 0.0, 0.0]])
     np.testing.assert_allclose(inference.entropy(scores), [np.log(4), 0], atol=1e-6)
+
+
+def test_tiles_may_be_refined_one_by_one():
+    """Refinement sees each tile's own pixels, size and probabilities."""
+
+    def refine(probabilities, image, size):
+        assert image.shape[1:3] == (12, 18)
+        np.testing.assert_array_equal(size, [[12, 18], [12, 18]])
+        bright = image[..., :1].astype(jnp.float32) / 255
+        return probabilities * bright + (1 - bright) / 4
+
+    got = softmax(inference.refined(convolution, refine)(KERNEL, IMAGE))
+    bright = IMAGE[..., :1] / 255
+    expected = softmax(convolution(KERNEL, IMAGE)) * bright + (1 - bright) / 4
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def valid():
+    """U-Net without padding, of three levels: it loses 20 pixels on every side."""
+    model = jaxseg.create_model("unet_valid", 3, width=2, levels=3, dropout=0.5)
+    variables = model.init(jax.random.key(3), jnp.zeros((1, 44, 44, 3)), train=False)
+    return model, dict(variables) | {"batch_stats": {}}
+
+
+def run_on_mirrored(valid, image):
+    """The network on an image of which numpy has made what it needs."""
+    model, variables = valid
+    sides = [(20, valid_size(n, 3)[0] - n - 20) for n in image.shape[1:3]]
+    fed = np.pad(image, ((0, 0), *sides, (0, 0)), mode="reflect")
+    logits = model.apply(variables, NORMALIZATION(fed), train=False)
+    return np.asarray(logits)[:, : image.shape[1], : image.shape[2]]
+
+
+@pytest.mark.parametrize("size", [(12, 18), (1, 3)])
+def test_a_network_without_padding_sees_images_mirrored(valid, size):
+    image = RNG.integers(0, 256, (2, *size, 3), np.uint8)
+    scores = inference.network(valid[0], NORMALIZATION)(valid[1], image)
+    assert scores.shape == (2, *size, 3)
+    np.testing.assert_allclose(scores, run_on_mirrored(valid, image), atol=1e-5)
+
+
+def test_tiles_beyond_their_context_are_the_whole_mirrored_image(valid):
+    model, variables = valid
+    assert inference.context(model) == 20
+    image = RNG.integers(0, 256, (1, 140, 108, 3), np.uint8)
+    scorer = inference.tiles(
+        inference.network(model, NORMALIZATION), (76, 76), 0.55, margin=20
+    )
+    whole = jax.nn.log_softmax(run_on_mirrored(valid, image))
+    np.testing.assert_allclose(scorer(variables, image), whole, atol=1e-4)
+
+
+def test_dropout_is_sampled_in_a_network_without_padding(valid):
+    image = RNG.integers(0, 256, (1, 9, 12, 3), np.uint8)
+    scorer = inference.dropout_samples(valid[0], NORMALIZATION, 2)
+    assert scorer(valid[1], image).shape == (1, 9, 12, 3)
+
+
+def test_a_network_that_pads_sees_no_context(bayesian):
+    assert inference.context(bayesian[0]) == 0

@@ -50,6 +50,9 @@ class Segmenter(nn.Module):
             float32, also if they have it already.
         check_size: called with the image's (height, width) before all else; raises
             ValueError if the network cannot take it. None if it takes all.
+        fed_size: of a network that scores the middle of its image alone, from a height
+            or width in pixels to what to feed for so many scores, and how many come;
+            see `unet.valid_size`. None for one that scores the whole image.
         remat: compute the neck's activations again for the gradient.
     """
 
@@ -61,6 +64,7 @@ class Segmenter(nn.Module):
     auxiliary: tuple[Auxiliary, ...] = ()
     finish: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
     check_size: Callable[[tuple[int, int]], None] | None = None
+    fed_size: Callable[[int], tuple[int, int]] | None = None
     remat: bool = False
 
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array | dict[str, Any]:

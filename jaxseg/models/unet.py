@@ -98,7 +98,8 @@ def unet_valid(
 
     An image of 572 pixels gives logits of 388: `valid_size` tells both. With five
     levels images have 16 k + 60 pixels and lose 92 on every side, and the skips are
-    cropped by 4, 16, 40 and 88. To label a whole image, mirror 92 pixels around it.
+    cropped by 4, 16, 40 and 88. To label a whole image, mirror 92 pixels around it,
+    as `jaxseg.inference` does.
 
     Args:
         num_classes: K.
@@ -217,6 +218,7 @@ def _unet(
         head,
         finish=_as_they_are,
         check_size=partial(_check_valid, levels=levels),
+        fed_size=partial(valid_size, levels=levels),
     )
 
 
