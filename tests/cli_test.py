@@ -19,7 +19,7 @@ from jaxseg.data.images import read_image
 from jaxseg.models import create_model
 from jaxseg.predictor import Predictor
 from jaxseg.steps import create_state
-from jaxseg.workdir import load, write_metadata
+from jaxseg.workdir import load, save, write_metadata
 
 NAMES = ("road", "sky", "tree", "unicorn")
 PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0), (255, 0, 255))
@@ -145,7 +145,7 @@ def test_evaluate_reports_what_a_count_of_predictions_gives(
         "report.npz",
     }
     printed = capsys.readouterr().out
-    assert "segnet, step 1, on 5 images of val" in printed
+    assert "segnet, step 1; 5 images of val" in printed
     assert "unicorn       -         -" in printed
     assert f"written to {output}" in printed
 
@@ -252,7 +252,8 @@ def test_predict_does_the_good_files_and_names_the_bad(
     assert len(errors) == 3
     for line, name in zip(errors, ("empty.png", "text.jpg", "missing.png")):
         assert line.startswith(f"error: {images / name}: ")
-    *done, last = printed.out.splitlines()
+    first, *done, last = printed.out.splitlines()
+    assert first == "segnet, step 1"
     assert len(done) == 3
     assert done[0].startswith(f"{images / 'a.png'} -> {out / 'a.png'} (")
     assert last.startswith("3 of 6 images in ")
@@ -275,6 +276,46 @@ def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys)
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.splitlines()[-1].startswith("1 images in ")
+
+
+def test_predict_by_tiles_gives_what_evaluate_gives(trained, tmp_path):
+    """The one strip by strip, the other by tiles of the whole image."""
+    args = ("--workdir", trained / "resized", "--tile", "16x24")
+    saved, out = tmp_path / "saved", tmp_path / "out"
+    more = ("--output", tmp_path / "report.json", "--save-predictions", saved)
+    assert run("evaluate", *args, *more) == 0
+    folder = trained / "data" / "val" / "images"
+    assert run("predict", *args, folder, "--output", out, "--uncertainty") == 0
+    differing = 0
+    for i in range(5):
+        with Image.open(out / f"{i}.png") as ours, Image.open(saved / f"{i}.png") as it:
+            differing += np.sum(np.asarray(ours) != np.asarray(it))
+        assert (out / f"{i}_entropy.png").is_file()
+    # Two programs round differently; classes whose scores are equal may change places.
+    assert differing <= 5 * 32 * 48 / 1000
+
+
+def test_tiles_must_be_larger_than_the_context(trained, tmp_path, capsys):
+    model = {"name": "unet_valid", "num_classes": 4, "width": 2, "levels": 3}
+    network = create_model(**model)
+    variables = network.init(
+        jax.random.key(0), np.zeros((1, 44, 44, 3), np.float32), train=False
+    )
+    save(
+        tmp_path / "valid",
+        variables,
+        model=model,
+        normalization={"mean": [120.0], "std": [60.0]},
+    )
+    image = trained / "data" / "val" / "images" / "0.png"
+    args = ("predict", "--workdir", tmp_path / "valid", "--output", tmp_path / "out")
+    assert run(*args, image, "--tile", "32x40") == 1
+    said = capsys.readouterr().err
+    assert "sees 20 pixels to every side; give tiles of 80 pixels or more" in said
+    # An image smaller than what the network can take is mirrored until it fits.
+    assert run(*args, image) == 0
+    with Image.open(tmp_path / "out" / "0.png") as written:
+        assert written.size == (48, 32)
 
 
 def test_predict_needs_an_output_that_can_be_written(trained, images, tmp_path, capsys):

@@ -88,7 +88,7 @@ def run(args) -> int:
     # The figures do not depend on the devices, so take those the batch divides by.
     parallel = create_parallel(data=math.gcd(batch_size, jax.device_count()))
     evaluator = Evaluator(
-        scoring.scorer,
+        scoring.of_images,
         num_classes=len(metadata["class_names"]),
         batch_size=batch_size,
         parallel=parallel,

@@ -3,13 +3,8 @@
 import time
 from pathlib import Path
 
-from jaxseg.cli.common import (
-    add_command,
-    add_workdir,
-    check_writable,
-    complain,
-    open_workdir,
-)
+from jaxseg.cli.common import add_command, check_writable, complain
+from jaxseg.cli.scoring import Scoring, add_scoring, open_scoring
 
 
 def add(commands):
@@ -22,13 +17,15 @@ def add(commands):
         description="Segments images of any size. Of each image NAME.* come\n\n"
         "  NAME.png          its classes as a PNG with palette: numbers for\n"
         "                    programs, colours for the eye\n"
-        "  NAME_overlay.png  the image tinted with these colours, and a legend\n\n"
-        "Images that cannot be read are named, the others are done, and the exit\n"
+        "  NAME_overlay.png  the image tinted with these colours, and a legend\n"
+        "  NAME_entropy.png  with --uncertainty, how undecided the network is\n\n"
+        "Images too large for memory take --tile, which needs no more of it than the\n"
+        "image, its classes and one strip of tiles. Images that cannot be read are named, the others are done, and the exit\n"
         "status is 1.",
         example="jaxseg predict --workdir runs/camvid photos street.jpg "
         "--output predictions",
     )
-    add_workdir(parser)
+    add_scoring(parser)
     parser.add_argument(
         "paths",
         nargs="+",
@@ -39,25 +36,35 @@ def add(commands):
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder to write to"
     )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="write the entropy of the probabilities too, as a picture from 0 (one "
+        "class is certain) to 1 (all are alike)",
+    )
 
 
 def run(args) -> int:
     """Does what `add` describes."""
     import jax
 
-    from jaxseg.predictor import Predictor, plan_jobs, predict_file
+    from jaxseg.data.images import expect_large_images
+    from jaxseg.jobs import plan_jobs, predict_file
 
-    jobs = plan_jobs(args.paths, args.output)
-    model, variables, metadata = open_workdir(args)
+    jobs = plan_jobs(args.paths, args.output, args.uncertainty)
+    scoring = open_scoring(args)
     check_writable(Path(args.output))
-    predictor = Predictor(model, variables, metadata)
+    if scoring.tiling is not None:
+        expect_large_images()
+    predictor = _create_predictor(scoring)
+    print(scoring.description, flush=True)
     failed = 0
     start = time.monotonic()
     for job in jobs:
         began = time.monotonic()
         try:
             predict_file(predictor, job)
-        except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+        except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             failed += 1
             complain(error, about=job.image)
         else:
@@ -66,6 +73,17 @@ def run(args) -> int:
     done = f"{len(jobs) - failed} of {len(jobs)}" if failed else f"{len(jobs)}"
     print(
         f"{done} images in {time.monotonic() - start:.1f} s; "
-        f"classes and overlays are in {args.output}"
+        f"classes and pictures are in {args.output}"
     )
     return 1 if failed else 0
+
+
+def _create_predictor(scoring: Scoring):
+    from jaxseg.predictor import Predictor
+    from jaxseg.tiled_predictor import TiledPredictor
+
+    if scoring.tiling is not None:
+        arguments = scoring.scorer, scoring.variables, scoring.metadata
+        return TiledPredictor(*arguments, **scoring.tiling)
+    metadata = scoring.metadata | {"image_size": scoring.image_size}
+    return Predictor(scoring.scorer, scoring.variables, metadata, scoring.refine)

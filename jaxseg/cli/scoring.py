@@ -15,13 +15,14 @@ class Scoring:
     """A model of a workdir with the way to score images by it.
 
     Attributes:
-        scorer: from variables and images to scores.
+        scorer: from variables and images, or tiles of them, to scores.
         variables: for it.
         metadata: of the workdir.
         image_size: height and width that whole images are resized to; None for their
             own.
         refine: from probabilities, images and sizes to better probabilities, or None.
         description: of the options, for the eye.
+        tiling: size, overlap and margin of the tiles; None for whole images.
     """
 
     scorer: Any
@@ -30,6 +31,16 @@ class Scoring:
     image_size: tuple[int, int] | None
     refine: Any
     description: str
+    tiling: dict[str, Any] | None = None
+
+    @property
+    def of_images(self) -> Any:
+        """The scorer of whole images."""
+        from jaxseg import inference
+
+        if self.tiling is None:
+            return self.scorer
+        return inference.tiles(self.scorer, **self.tiling)
 
 
 def add_scoring(parser: ArgumentParser) -> None:
@@ -92,12 +103,12 @@ def open_scoring(args: Namespace) -> Scoring:
         scoring = _with(scoring, "six views", scorer=scorer)
     if args.ensemble:
         scoring = _ensemble(scoring, args)
-    if args.tile is not None:
-        scoring = _tiled(scoring, args.tile)
     if args.crf is not None:
         if metadata["channels"] != 3:
             raise ValueError("--crf needs images in colour, and these are not.")
         scoring = _with(scoring, f"CRF of {args.crf}", refine=_crf(args.crf))
+    if args.tile is not None:
+        scoring = _tiled(scoring, args.tile, inference.context(model))
     return scoring
 
 
@@ -119,15 +130,29 @@ def _ensemble(scoring: Scoring, args: Namespace) -> Scoring:
     )
 
 
-def _tiled(scoring: Scoring, tile: tuple[int, int]) -> Scoring:
+def _tiled(scoring: Scoring, tile: tuple[int, int], context: int) -> Scoring:
+    """Each tile an image of its own, with all that is done to one."""
     from jaxseg import inference
 
-    scorer = scoring.scorer
+    scorer, overlap = scoring.scorer, TILE_OVERLAP
     if scoring.image_size is not None:
-        scorer = inference.resized(scorer, scoring.image_size)
-    scorer = inference.tiles(scorer, tile, TILE_OVERLAP)
+        # A margin would be one of the image as it is fed.
+        scorer, context = inference.resized(scorer, scoring.image_size), 0
+    if scoring.refine is not None:
+        scorer = inference.refined(scorer, scoring.refine)
+    if context:
+        # No averages: each pixel has its whole context in the one tile that counts.
+        overlap = (2 * context + 1) / min(tile)
+        if overlap >= 1:
+            raise ValueError(
+                f"--tile {tile[0]}x{tile[1]}: the network sees {context} pixels to "
+                f"every side; give tiles of {4 * context} pixels or more."
+            )
     shown = f"tiles of {tile[0]}x{tile[1]}"
-    return _with(scoring, shown, scorer=scorer, image_size=None)
+    tiling = {"size": tile, "overlap": overlap, "margin": context}
+    return _with(
+        scoring, shown, scorer=scorer, image_size=None, refine=None, tiling=tiling
+    )
 
 
 def _crf(preset: str):

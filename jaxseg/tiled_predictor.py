@@ -1,0 +1,159 @@
+"""Class maps of images of any size, strip by strip from tiles that overlap."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import entr
+
+from jaxseg.data.images import check_image
+from jaxseg.inference import Scorer
+from jaxseg.ops.tiling import tile_starts, weigh
+from jaxseg.sharding import SPLIT, create_parallel
+from jaxseg.steps import Batch, Variables
+
+TILES_PER_DEVICE = 4
+
+
+class TiledPredictor:
+    """Predicts as the best of `inference.tiles`, with memory for a strip of the image.
+
+        predict = TiledPredictor(scorer, variables, metadata, (512, 512))
+        classes = predict(image)
+
+    What grows with the image is the image itself and its class map. Probabilities are
+    kept for the rows that later tiles still add to: a tile's height times the image's
+    width times K + 1 numbers of 4 bytes. Tiles are scored some at a time, split over
+    the devices, by one program whatever the image's size. An image smaller than a tile
+    is continued to its size by its last row and column.
+
+    Attributes:
+        metadata: of the workdir; `class_names` and `palette` say what classes mean.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        variables: Variables,
+        metadata: dict[str, Any],
+        size: tuple[int, int],
+        overlap: float = 0.5,
+        margin: int = 0,
+    ):
+        """Sets up the prediction; nothing is compiled yet.
+
+        Args:
+            scorer: of each tile; see `inference`.
+            variables: for it.
+            metadata: at least `channels` and `class_names`.
+            size: height and width of a tile, in pixels.
+            overlap: as of `inference.tiles`.
+            margin: likewise.
+        """
+        self.metadata = metadata
+        self._size, self._overlap, self._margin = size, overlap, margin
+        # As written on each device: what one does by loops would be done by all.
+        self._parallel = create_parallel("shard_map")
+        self._batch = TILES_PER_DEVICE * self._parallel.mesh.size
+        self._variables = jax.device_put(variables, self._parallel.replicated)
+        step = partial(_weighed, scorer=scorer, margin=margin)
+        self._weighed = self._parallel.compile(step, outputs=SPLIT)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Maps an image to classes.
+
+        Args:
+            image: uint8 [H, W, C] of the network's channels, RGB for three.
+
+        Returns:
+            uint8 [H, W], numbers into `metadata["class_names"]`.
+
+        Raises:
+            ValueError: if the image is no such array, or has no pixel.
+        """
+        return self._predict(image, uncertain=False)[0]
+
+    def with_entropy(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classes, and how undecided they are; see `Predictor.with_entropy`."""
+        return self._predict(image, uncertain=True)
+
+    def _predict(self, image, uncertain):
+        check_image(image, self.metadata["channels"])
+        height, width = image.shape[:2]
+        low, narrow = (max(0, n - m) for n, m in zip(self._size, (height, width)))
+        if low or narrow:
+            image = np.pad(image, ((0, low), (0, narrow), (0, 0)), mode="edge")
+        classes = np.empty(image.shape[:2], np.uint8)
+        entropy = np.empty(image.shape[:2], np.float16) if uncertain else None
+        for top, totals in self._strips(image):
+            rows = slice(top, top + len(totals))
+            classes[rows] = totals[..., :-1].argmax(axis=-1)
+            if uncertain:
+                entropy[rows] = _entropy(totals[..., :-1] / totals[..., -1:])
+        kept = slice(height), slice(width)
+        return classes[kept], entropy[kept] if uncertain else None
+
+    def _strips(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """First rows of strips, and the strips' sums over tiles, [h, W, K + 1]."""
+        height, width = self._size
+        sides = image.shape[:2]
+        tops, lefts = (
+            tile_starts(side, n, self._overlap, self._margin)
+            for side, n in zip(sides, self._size)
+        )
+        patches = self._patches(image, list(product(tops, lefts)))
+        depth = len(self.metadata["class_names"]) + 1
+        strip = np.zeros((height, sides[1], depth), np.float32)
+        for top, below in zip(tops, [*tops[1:], sides[0]]):
+            for left in lefts:
+                strip[:, left : left + width] += next(patches)
+            done = below - top
+            yield top, strip[:done]
+            strip[: height - done] = strip[done:]
+            strip[height - done :] = 0
+
+    def _patches(self, image: np.ndarray, corners: list) -> Iterator[np.ndarray]:
+        """What each tile adds to the sum, [h, w, K + 1], in order."""
+        height, width = self._size
+        waiting = None
+        for first in range(0, len(corners), self._batch):
+            batch = corners[first : first + self._batch]
+            count = len(batch)
+            batch += batch[-1:] * (self._batch - count)
+            tiles = [image[y : y + height, x : x + width] for y, x in batch]
+            batch = {
+                "image": np.stack(tiles),
+                "corner": np.array(batch, np.int32),
+                "sides": np.tile(np.int32(image.shape[:2]), (self._batch, 1)),
+            }
+            scored = self._weighed(self._variables, self._parallel.place(batch))
+            # The devices are at work on these while those before are added up.
+            if waiting is not None:
+                yield from np.asarray(waiting)
+            waiting = scored[:count]
+        yield from np.asarray(waiting)
+
+
+def _weighed(
+    variables: Variables,
+    batch: Batch,
+    *,
+    scorer: Scorer,
+    margin: int,
+    axis_name: str | None,
+) -> jax.Array:
+    """Probabilities of tiles times their weights, and these, [B, h, w, K + 1]."""
+    del axis_name
+    scores = scorer(variables, batch["image"])
+    add = jax.vmap(partial(weigh, margin=margin))
+    return add(scores, batch["corner"], batch["sides"])
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Of [..., K], as a share of the most there can be."""
+    most = math.log(max(2, probabilities.shape[-1]))
+    return entr(probabilities).sum(axis=-1) / most
