@@ -10,6 +10,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxseg.models.blocks import (
     Conv,
@@ -116,7 +117,7 @@ class Block(nn.Module):
             y = _repeat(y) if self.up else y
         if not self.short_skip:
             return y
-        x = x[:, ::2, ::2] if self.down else x
+        x = lax.slice(x, (0,) * 4, x.shape, (1, 2, 2, 1)) if self.down else x
         if x.shape[-1] != y.shape[-1]:
             conv = Conv(
                 y.shape[-1], (1, 1), kernel_init=he_normal, **layers, name="shortcut"

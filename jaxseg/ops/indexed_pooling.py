@@ -110,7 +110,7 @@ def _search(x, axes, window, stride, padding, dilation):
     ]
     x = lax.pad(x, jnp.asarray(low, x.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
     # Begin at each window's first pixel, which wins if all its pixels are the lowest.
-    tap = (first_row[:, None] * window[1] + first_column).astype(np.int32)
+    tap = first_row[:, None] * window[1] + first_column[None, :]
     tap = jnp.broadcast_to(tap[None, :, :, None], shape)
     maxima = jnp.full(shape, low, x.dtype)
     for k in range(window[0] * window[1]):
@@ -145,14 +145,16 @@ def _axis_geometry(size, window, stride, padding, dilation, ceil_mode):
         )
     if ceil_mode and (count - 1) * stride >= size + padding:
         count -= 1
-    start = np.arange(count) * stride - padding
-    first = -(np.minimum(start, 0) // dilation)
-    empty = (first >= window) | (start + first * dilation >= size)
-    if empty.any():
-        raise ValueError(
-            f"the window that begins at pixel {start[empty][0]} of {size} holds no "
-            f"pixel; give less padding ({padding}) or dilation ({dilation})."
-        )
+    # Windows without a pixel begin before the image, between two taps, or behind it.
+    for place in (*range(-(-padding // stride)), count - 1):
+        start = place * stride - padding
+        if place < count and (start % dilation if start < 0 else start) >= size:
+            raise ValueError(
+                f"the window that begins at pixel {start} of {size} holds no "
+                f"pixel; give less padding ({padding}) or dilation ({dilation})."
+            )
+    start = lax.iota(jnp.int32, count) * stride - padding
+    first = -(jnp.minimum(start, 0) // dilation)
     return count, first
 
 
@@ -191,6 +193,15 @@ def greater(value, best):
     """Whether `value` takes the lead: PyTorch's rule, in which NaN always does."""
     larger = value > best
     return larger | jnp.isnan(value) if _is_float(value) else larger
+
+
+def windows(n, window):
+    """Windows side by side that cover n pixels, the last of them perhaps in part.
+
+    Rounded up as convolutions round their sizes, so that the two stay equal where
+    sizes are symbolic, as in an export.
+    """
+    return (n - 1) // window + 1
 
 
 def widened(x):

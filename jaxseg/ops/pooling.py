@@ -22,6 +22,7 @@ from jaxseg.ops.indexed_pooling import (
     max_pool_indices,
     max_unpool_indices,
     widened,
+    windows,
 )
 
 __all__ = [
@@ -221,9 +222,17 @@ _pick.defvjp(_pick_fwd, _pick_bwd)
 def _split(x, window, fill):
     """The window**2 strided slices of `x`, one for each place, row by row."""
     _, h, w, _ = x.shape
-    ragged = ((0, 0), (0, -h % window), (0, -w % window), (0, 0))
-    x = jnp.pad(x, ragged, constant_values=fill)
-    return [x[:, i::window, j::window] for i in range(window) for j in range(window)]
+    rows, columns = (window * windows(n, window) for n in (h, w))
+    x = jnp.pad(
+        x, ((0, 0), (0, rows - h), (0, columns - w), (0, 0)), constant_values=fill
+    )
+    # Ending at the last window's first pixel: a length that symbolic sizes divide.
+    rows, columns = rows - window + 1, columns - window + 1
+    return [
+        x[:, i : i + rows : window, j : j + columns : window]
+        for i in range(window)
+        for j in range(window)
+    ]
 
 
 def _check_window(window):
@@ -236,9 +245,9 @@ def _check_window(window):
 
 def _check_pools_to(size, pooled, window):
     for axis, n, k in zip(("height", "width"), size, pooled):
-        if -(-n // window) != k:
+        if windows(n, window) != k:
             raise ValueError(
-                f"{axis} {n} pools to {-(-n // window)}, not to the map's {k}; "
+                f"{axis} {n} pools to {windows(n, window)}, not to the map's {k}; "
                 f"give {(k - 1) * window + 1} to {k * window}, the size that went "
                 "into the pooling."
             )

@@ -11,7 +11,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 
@@ -108,7 +107,7 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
         if out % n == 0:
             x = jnp.repeat(x, out // n, axis=axis)
         else:
-            x = jnp.take(x, (2 * np.arange(out) + 1) * n // (2 * out), axis=axis)
+            x = jnp.take(x, (2 * jnp.arange(out) + 1) * n // (2 * out), axis=axis)
     return x
 
 
@@ -218,5 +217,5 @@ def _check(x, size, axes=(4,)):
     if x.ndim not in axes:
         shapes = " or ".join({3: "[B, H, W]", 4: "[B, H, W, C]"}[n] for n in axes)
         raise ValueError(f"x has shape {x.shape}; give {shapes}.")
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2 or any(n < 1 for n in size):
         raise ValueError(f"size is {size}; give a height and width of at least 1.")

@@ -13,6 +13,7 @@ from jaxseg.models.blocks import (
     batch_norm,
     he_normal,
 )
+from jaxseg.ops.indexed_pooling import windows
 from jaxseg.ops.pooling import max_pool_argmax, max_pool_indices
 
 
@@ -147,8 +148,8 @@ def halve(
     if not round_up:
         return max_pool_indices(x, window, 2, ceil_mode=True)
     _, height, width, _ = x.shape
-    ragged = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-    x = jnp.pad(x, ragged, constant_values=-jnp.inf)
+    ragged = [(0, 2 * windows(n, 2) - n) for n in (height, width)]
+    x = jnp.pad(x, ((0, 0), *ragged, (0, 0)), constant_values=-jnp.inf)
     maxima, indices = max_pool_indices(x, window, 2, ceil_mode=True)
     # The indices count over the padded width.
     row, column = indices // x.shape[2], indices % x.shape[2]
