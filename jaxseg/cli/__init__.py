@@ -8,7 +8,7 @@ that help appears at once.
 import argparse
 import sys
 
-from jaxseg.cli import compare, evaluate, predict, report, weights
+from jaxseg.cli import compare, evaluate, export, predict, report, weights
 from jaxseg.cli.common import complain
 
 COMMANDS = (
@@ -16,6 +16,7 @@ COMMANDS = (
     compare.add,
     report.add,
     predict.add,
+    export.add,
     weights.add_import,
     weights.add_export,
 )

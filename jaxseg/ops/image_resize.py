@@ -78,7 +78,7 @@ def _interpolate(image, size):
     pixel, weights = _between(x.shape[2], size[1])
     inside = (pixel >= 0) & (pixel < x.shape[2] - 1)
     # Beside the image a column counts whole, while a row is mixed with itself.
-    weights = jnp.where(inside, weights, jnp.array([[2048], [0]]))
+    weights = jnp.where(inside[None], weights, jnp.array([[2048], [0]]))
     pixel = jnp.clip(pixel, 0, x.shape[2] - 1)
     columns = [jnp.take(x, pixel + k, axis=2, mode="clip") for k in (0, 1)]
     x = sum(c * w[None, None, :, None] for c, w in zip(columns, weights))

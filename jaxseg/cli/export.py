@@ -1,0 +1,106 @@
+"""`jaxseg export`: a network as a file that runs without jaxseg."""
+
+import argparse
+from pathlib import Path
+
+from jaxseg.cli.common import add_command, add_workdir, check_writable, open_workdir
+
+
+def add(commands):
+    """Describes `jaxseg export`."""
+    parser = add_command(
+        commands,
+        "export",
+        run,
+        summary="write a network as a file that runs without jaxseg",
+        description="Writes one function in StableHLO: from images, uint8 [B, H, W, C],\n"
+        "to their classes, uint8 [B, H, W]. Weights, normalisation and resizing are in\n"
+        "it, and JAX alone runs it; examples/run_exported.py shows how. Beside it comes\n"
+        "a .json with classes, colours and shapes. The function is compared with the\n"
+        "network before it is written.",
+        example="jaxseg export --workdir runs/camvid --output camvid.stablehlo",
+    )
+    add_workdir(parser)
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="to write"
+    )
+    parser.add_argument(
+        "--platforms",
+        type=lambda text: tuple(text.split(",")),
+        default=("cpu", "cuda", "tpu"),
+        metavar="P,...",
+        help="to run on, of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_batch,
+        metavar="N|dynamic",
+        help="images at a time (default: dynamic, chosen at each call)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW|dynamic",
+        help="height and width of the images (default: dynamic)",
+    )
+    parser.add_argument(
+        "--output-kind",
+        choices=("classes", "probabilities"),
+        default="classes",
+        help="probabilities are float32 [B, H, W, K] (default: classes)",
+    )
+
+
+def run(args) -> int:
+    """Does what `add` describes."""
+    from jax import export
+
+    from jaxseg.exporter import export_network, verify, write
+
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+    network = open_workdir(args)
+    check_writable(args.output.parent)
+    exported = export_network(
+        *network,
+        platforms=args.platforms,
+        batch=args.batch,
+        size=args.size,
+        output=args.output_kind,
+    )
+    here = export.default_export_platform()
+    if here in args.platforms:
+        # What is checked is what a reader of the file will have.
+        agreement = verify(export.deserialize(exported.serialize()), *network)
+        shapes = ", ".join("x".join(map(str, shape)) for shape in agreement.shapes)
+        said = (
+            f"images {shapes}: {agreement.differing} of {agreement.pixels} pixels "
+            f"differ from the network, scores by {agreement.error:.1e}"
+        )
+    else:
+        said = f"not checked, as this is {here} and it runs on {args.platforms} alone"
+    write(args.output, exported, network[2])
+    print(
+        f"{said}\nstep {network[2]['step']} written to {args.output} "
+        f"({args.output.stat().st_size / 1e6:.1f} MB)"
+    )
+    return 0
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number, or dynamic")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == "dynamic":
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise argparse.ArgumentTypeError(
+            f"{text}: give height x width, as 360x480, or dynamic"
+        )
+    return int(height), int(width)
