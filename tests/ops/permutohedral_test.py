@@ -131,3 +131,13 @@ def test_any_number_of_vertices_finds_room():
     limits = [0, *(50 * r for r in rooms), 50 * 4]
     assert all(a < c <= b for a, c, b in zip(limits, counts, limits[1:])), counts
     assert counts[-1] == 50 * 4
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_room_for_just_all_vertices_or_one_less(lacking):
+    random = np.random.RandomState(0)
+    features = random.normal(0.3, 0.5, (50, 3)).astype(np.float32)
+    values = random.rand(50, 2).astype(np.float32)
+    want, count = filtered(features, values)
+    y, _ = lattice_filter([(count - lacking + 0.5) / 50])(features, values)
+    np.testing.assert_allclose(y, want, rtol=1e-6)
