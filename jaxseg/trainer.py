@@ -27,6 +27,7 @@ from jaxseg.steps import (
     create_state,
     train_step,
 )
+from jaxseg.weights.mapping import summary
 from jaxseg.workdir import (
     find_step,
     start,
@@ -239,8 +240,8 @@ class _Run:
             )
             print(
                 f"started from {self.config.init_from}; not found there: "
-                f"{', '.join(missing) or 'nothing'}; not used: "
-                f"{', '.join(unused) or 'nothing'}",
+                f"{summary(missing) or 'nothing'}; not used: "
+                f"{summary(unused) or 'nothing'}",
                 flush=True,
             )
         return state

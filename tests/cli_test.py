@@ -368,6 +368,9 @@ def test_help_loads_nothing_but_the_command_line():
 def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
     """The workdir that comes back gives the same scores and explains itself."""
     file, back = tmp_path / "run.safetensors", tmp_path / "back"
+    command = ["export-weights", f"--workdir={trained}/run"]
+    assert cli.main([*command, f"--output={tmp_path}/run.npz"]) == 1
+    assert "ends in .safetensors" in capsys.readouterr().err
     assert (
         cli.main(["export-weights", f"--workdir={trained}/run", f"--output={file}"])
         == 0

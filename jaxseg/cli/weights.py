@@ -55,8 +55,8 @@ def add_import(commands):
         "--head",
         choices=("keep", "new"),
         default="keep",
-        help="new: layers that depend on the classes, and those that the file lacks, "
-        "start afresh, and what has no place is left out (default: keep)",
+        help="new: layers that depend on the classes, and those that no such file has, "
+        "start afresh, and what is for them alone is left out (default: keep)",
     )
     parser.add_argument(
         "--classes",
@@ -92,6 +92,7 @@ def run_import(args) -> int:
     """Does what `add_import` describes."""
     from jaxseg.compilation import enable_compilation_cache
     from jaxseg.weights.importer import import_weights
+    from jaxseg.weights.mapping import summary
     from jaxseg.workdir import save
 
     enable_compilation_cache()
@@ -102,7 +103,12 @@ def run_import(args) -> int:
     imported = import_weights(args.file, _model(args), head=args.head)
     converted = imported.converted
     metadata = imported.metadata or {"normalization": converted.mapping.normalization}
-    metadata |= {"model": imported.model, "imported_from": Path(args.file).name}
+    metadata["model"] = imported.model
+    metadata["imported"] = {
+        "file": Path(args.file).name,
+        "new": converted.new,
+        "left_out": converted.dropped,
+    }
     metadata |= _classes(args, imported.model)
     if len(metadata.get("class_names", ())) != imported.model["num_classes"]:
         metadata |= {"class_names": None, "palette": None}
@@ -110,8 +116,8 @@ def run_import(args) -> int:
     print(
         f"{converted.mapping.name}: {len(converted.variables)} variables from "
         f"{args.file}\n"
-        f"new: {', '.join(converted.new) or 'none'}\n"
-        f"left out: {', '.join(converted.dropped) or 'none'}\n"
+        f"new: {summary(converted.new) or 'none'}\n"
+        f"left out: {summary(converted.dropped) or 'none'}\n"
         f"written to {output}"
     )
     return 0
@@ -121,8 +127,10 @@ def run_export(args) -> int:
     """Does what `add_export` describes."""
     from jaxseg.weights.importer import export_weights
 
-    if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+    if args.output.is_dir() or args.output.suffix != ".safetensors":
+        raise ValueError(
+            f"--output={args.output}: give a file's name that ends in .safetensors."
+        )
     _, variables, metadata = open_workdir(args)
     check_writable(args.output.parent)
     export_weights(args.output, variables, metadata)

@@ -26,13 +26,16 @@ from jaxseg.models.skips import Concat
 from jaxseg.models.upsamplers import Bilinear
 from jaxseg.ops.resize import resize_bilinear
 
+MULTI_GRID = (1, 2, 4)
+"""Of the paper, for the three blocks of ResNet-50's last stage."""
+
 
 def deeplab_v3(
     num_classes: int,
     *,
     encoder: Part = "resnet50",
     output_stride: int = 16,
-    multi_grid: tuple[int, ...] | None = (1, 2, 4),
+    multi_grid: tuple[int, ...] | None = MULTI_GRID,
     width: int = 256,
     dropout: float = 0.1,
     encoder_parts: Mapping[str, Any] = {},
@@ -51,8 +54,8 @@ def deeplab_v3(
             that takes `output_stride`, `dilate_first` and `multi_grid`.
         output_stride: image pixels to a cell of the ASPP's map, 8, 16 or 32. Its rates
             are 6, 12 and 18 at 16, and in proportion at the others.
-        multi_grid: factors on the dilations of the last stage's blocks; None for none,
-            as ResNet-18, whose last stage has two blocks.
+        multi_grid: factors on the dilations of the last stage's blocks, (1, 2) by
+            default on ResNet-18, which has two; None for none.
         width: channels of the ASPP.
         dropout: rate behind it.
         encoder_parts: what else the encoder takes.
@@ -87,7 +90,7 @@ def deeplab_v3plus(
     *,
     encoder: Part = "resnet50",
     output_stride: int = 16,
-    multi_grid: tuple[int, ...] | None = (1, 2, 4),
+    multi_grid: tuple[int, ...] | None = MULTI_GRID,
     width: int = 256,
     low_level: int = 48,
     separable: bool = False,
@@ -276,6 +279,8 @@ def _torchvision(num_classes, encoder, neck, aux_weight, encoder_parts, remat, l
 
 
 def _dilated(encoder, output_stride, multi_grid, encoder_parts, **layers):
+    if multi_grid == MULTI_GRID and encoder == "resnet18":
+        multi_grid = MULTI_GRID[:2]
     return create_dilated(
         encoder,
         output_stride=output_stride,

@@ -106,6 +106,11 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
     """
     builder = MODELS.get(name)
     if builder is None:
+        if name in ENCODERS:
+            raise ValueError(
+                f"{name!r} is an encoder: give it to a model, such as encoder_decoder "
+                f"with encoder={name!r}."
+            )
         raise ValueError(f"Unknown model {name!r}{instead(name, list_models())}")
     check_classes(num_classes)
     # What a name stands for, such as the skips of fcn16s, is not for choice.

@@ -61,8 +61,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         return read_caffe(path)
     except WeightsError as error:
+        begins = f"begins with {start!r}" if start else "is empty"
         raise WeightsError(
-            f"{error} It is no file of torch, NumPy or safetensors either."
+            f"{path} is none of the files that are read (.pth, .pt, .safetensors, .npz, "
+            f".caffemodel), or is damaged: it {begins}. (As a .caffemodel: {error})"
         ) from error
 
 

@@ -85,15 +85,14 @@ def import_weights(
     if model is None:
         if metadata is None:
             raise WeightsError(
-                f"{path} does not say of which model it is; give its name."
+                f"{path} does not say of which model it is; give its name (--model)."
             )
         model = metadata["model"]
-    mapping, arguments, like = _fit(path, tensors, model)
+    tensors, mapping, arguments, like = _fit(path, tensors, model)
     converted = convert(tensors, like, mapping, replaced=_replaced(head, arguments))
     leaves: dict[str, Any] = converted.variables
     if converted.new:
-        fresh = jax.jit(lambda: _init(build(arguments), jax.random.key(seed)))()
-        leaves = {name: leaves.get(name, leaf) for name, leaf in flatten(fresh).items()}
+        leaves = leaves | _draw(arguments, converted.new, seed)
     variables = {"params": {}, "batch_stats": {}} | unflatten(leaves)
     return Imported(arguments, variables, metadata, converted)
 
@@ -120,7 +119,7 @@ def start_from(
         WeightsError: if the file cannot be read, or does not fit; with all names.
     """
     tensors = files.read(path)
-    mapping, _, _ = _fit(path, tensors, model)
+    tensors, mapping, _, _ = _fit(path, tensors, model)
     return convert(tensors, variables, mapping, replaced=_replaced(head, model))
 
 
@@ -153,7 +152,7 @@ def find_mapping(path: str | os.PathLike, model: MappingType[str, Any]) -> Mappi
         path: as `import_weights` takes it.
         model: keyword arguments of `create_model`, with `num_classes`.
     """
-    return _fit(path, files.read(path), model)[0]
+    return _fit(path, files.read(path), model)[1]
 
 
 def class_dependent(model: MappingType[str, Any]) -> frozenset[str]:
@@ -185,6 +184,17 @@ def _init(module: nn.Module, key: jax.Array) -> dict[str, Any]:
     return module.init(key, jnp.zeros((1, 224, 224, 3)), train=False)
 
 
+def _draw(model, names: tuple[str, ...], seed: int) -> dict[str, jax.Array]:
+    """Some of a model's variables as they are initialised; the others are not made."""
+
+    @jax.jit
+    def draw():
+        leaves = flatten(_init(build(model), jax.random.key(seed)))
+        return {name: leaves[name] for name in names}
+
+    return draw()
+
+
 def _exported(path) -> dict[str, Any] | None:
     """The metadata of a file of our own."""
     header = files.read_metadata(path)
@@ -192,22 +202,36 @@ def _exported(path) -> dict[str, Any] | None:
 
 
 def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
-    """The mapping that fits best, with the model's arguments and abstract variables."""
+    """What fits best: tensors, mapping, and the model's arguments and variables."""
     fits = []
     for mapping in _mappings(path, tensors, model):
         arguments = {"num_classes": None} | mapping.parts | model
-        if arguments["num_classes"] is None and mapping.classes in tensors:
-            arguments["num_classes"] = len(tensors[mapping.classes])
         # Names do not depend on how many classes there are.
         like = _abstract(arguments | {"num_classes": arguments["num_classes"] or 1})
-        fits.append((share(tensors, mapping, like), mapping, arguments, like))
-    _, mapping, arguments, like = max(fits, key=lambda fit: fit[0])
+        fits += [
+            (share(given, mapping, like), given, mapping, arguments)
+            for given in _unwrapped(tensors)
+        ]
+    _, tensors, mapping, arguments = max(fits, key=lambda fit: fit[0])
+    if arguments["num_classes"] is None and mapping.classes in tensors:
+        arguments["num_classes"] = len(tensors[mapping.classes])
     if arguments["num_classes"] is None:
         raise WeightsError(
             f"{path} does not say how many classes the model tells apart; give "
-            "num_classes."
+            "num_classes (--num-classes), and where it is of a classifier a new head "
+            "(--head new)."
         )
-    return mapping, arguments, like
+    return tensors, mapping, arguments, _abstract(arguments)
+
+
+def _unwrapped(tensors: Tensors) -> list[Tensors]:
+    """The tensors, and the same less what all their names begin with: "model."."""
+    found = [tensors]
+    while len({name.partition(".")[0] for name in found[-1]}) == 1 and all(
+        "." in name for name in found[-1]
+    ):
+        found.append({name.partition(".")[2]: x for name, x in found[-1].items()})
+    return found
 
 
 def _mappings(path, tensors: Tensors, model: MappingType[str, Any]) -> list[Mapping]:

@@ -4,8 +4,10 @@ A variable has its path as name, "params/encoder/stage1/conv1/kernel". A mapping
 each one which tensors of the file it is made of, and how.
 """
 
+import collections
 import fnmatch
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,10 @@ IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 CAFFE = {"mean": (122.67891434, 116.66876762, 104.00698793), "std": (1.0, 1.0, 1.0)}
 """Caffe's ImageNet mean, RGB; its nets see BGR, which reversing the first kernel undoes."""
+
+
+FEW = 24
+"""As many names are listed one by one."""
 
 
 class WeightsError(ValueError):
@@ -128,7 +134,7 @@ def convert(
         chosen = "; a new head starts them afresh"
         problems += _listed(f"in the model, but not in such files{chosen}", new)
     if problems:
-        raise WeightsError(f"The file does not fit {mapping.name}:\n{problems}")
+        raise WeightsError(f"The file does not fit {mapping.name}:{problems}")
 
     variables, wrong = {}, []
     for name in shapes.keys() - new:
@@ -144,7 +150,7 @@ def convert(
         variables[name] = value.astype(leaves[name].dtype)
     if wrong:
         raise WeightsError(
-            f"The file does not fit {mapping.name}:\n"
+            f"The file does not fit {mapping.name}:"
             + _listed("not as it should be", wrong)
         )
     gone = dropped | (spared & tensors.keys())
@@ -209,9 +215,24 @@ def _matches(name: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
+def summary(names: Iterable[str]) -> str:
+    """Names for the eye: all of a few, and of many how many begin alike.
+
+    Args:
+        names: of variables, with "/", or of tensors, with ".".
+    """
+    names = sorted(names)
+    if len(names) <= FEW:
+        return ", ".join(names)
+    counts = collections.Counter(
+        re.sub(r"^(.*?[/.].*?[/.]).*", r"\1*", n) for n in names
+    )
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
 def _listed(title: str, names) -> str:
-    """A paragraph that names them; nothing if there are none."""
-    return f"  {title}: {', '.join(sorted(names))}\n" if names else ""
+    """A line that names them; nothing if there are none."""
+    return f"\n  {title}: {summary(names)}" if names else ""
 
 
 def _shown(source: Source, tensors: list[np.ndarray]) -> str:

@@ -23,6 +23,11 @@ def guarded(path: str | os.PathLike) -> Iterator[None]:
         yield
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from error
+    except zipfile.BadZipFile as error:
+        raise WeightsError(
+            f"{path} begins as a zip, but cannot be read as one ({error}); is it a "
+            "download that ended early?"
+        ) from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}.") from error
     except Exception as error:  # parsers raise many kinds on what is broken

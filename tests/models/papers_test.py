@@ -10,6 +10,8 @@ import pytest
 from jaxseg.models import create_model
 from jaxseg.models.heads import ASPP
 from jaxseg.models.unet import valid_size
+from jaxseg.weights.mapping import IMAGENET, Mapping
+from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
 
 VGG = dict(widths=(4, 4, 4, 4, 4), depths=(1, 1, 1, 1, 1))
 FCN = dict(encoder_parts=VGG, hidden=8, dropout=0.0)
@@ -24,27 +26,14 @@ def _params(model, size=(33, 47)):
 
 def test_aspp_equals_torchvision(torchvision, assert_equals_torch):
     """On a map that is larger than its largest rate, where rates matter."""
-    import torch
-
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            module = torchvision.models.segmentation.deeplabv3.ASPP
-            self.net = module(3, (12, 24, 36), 8)
-
-        def forward(self, x):
-            return self.net(x).permute(0, 2, 3, 1)
-
-    def rename(name):
-        _, kind, *rest = name.split(".")
-        if kind == "project":
-            return "project/" + {"0": "conv1", "1": "bn1"}[rest[0]]
-        branch = ("point", "atrous1", "atrous2", "atrous3", "pooled")[int(rest[0])]
-        # The pooling branch begins with a pooling.
-        layer = int(rest[1]) - (branch == "pooled")
-        return f"{branch}/{('conv1', 'bn1')[layer]}"
-
-    assert_equals_torch(ASPP((12, 24, 36), 8), Net(), rename, 43)
+    reference = torchvision.models.segmentation.deeplabv3.ASPP(3, (12, 24, 36), 8)
+    point = {"conv1": "0", "bn1": "1"}
+    modules = prefixed("pooled/", "convs.4.", {"conv1": "1", "bn1": "2"})
+    modules |= prefixed("project/", "project.", point)
+    for i, branch in enumerate(("point", "atrous1", "atrous2", "atrous3")):
+        modules |= prefixed(f"{branch}/", f"convs.{i}.", point)
+    mapping = Mapping("ASPP", find_by_module(modules), IMAGENET, ignored=COUNTERS)
+    assert_equals_torch(ASPP((12, 24, 36), 8), reference, mapping, 43)
 
 
 def test_rates_are_in_proportion_to_the_output_stride():
@@ -54,6 +43,8 @@ def test_rates_are_in_proportion_to_the_output_stride():
             assert model.neck.rates == rates
             assert model.encoder.output_stride == stride
             assert model.encoder.multi_grid == (1, 2, 4)
+            small = create_model(name, 21, encoder="resnet18")
+            assert small.encoder.multi_grid == (1, 2)  # a block has two
             assert model.encoder.dilate_first
     torchvision = create_model("deeplabv3_resnet50", 21)
     assert torchvision.neck.parts[0].rates == (12, 24, 36)
@@ -168,7 +159,7 @@ def test_fcn_takes_any_encoder_with_its_strides():
         ("unet", dict(skip="concta"), "did you mean 'concat'"),
         ("fc_resnet", dict(depths=(1, 0)), "at least one bottleneck"),
         ("deeplab_v3", dict(output_stride=4), "take 8, 16 or 32"),
-        ("deeplab_v3", dict(encoder="resnet18"), "multi_grid"),
+        ("deeplab_v3", dict(encoder="resnet34", multi_grid=(1, 2)), "multi_grid"),
         ("deeplab_v3plus", dict(encoder="convnext_tiny"), "cannot be dilated"),
         ("deeplab_v2", dict(encoder="vgg16_bn"), "cannot be dilated"),
         ("fcn_resnet50", dict(encoder="mobilenet_v2"), "cannot be dilated"),

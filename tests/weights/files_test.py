@@ -105,9 +105,9 @@ def test_what_is_no_weight_file_says_so(tmp_path):
     with pytest.raises(WeightsError, match="no file"):
         read("/dev/zero")
     others = {
-        b"": "no layer with weights.* safetensors either",
-        b"accuracy: 0.5\n" * 9: "no .caffemodel.* safetensors either",
-        b"\x89HDF\r\n\x1a\n" + bytes(90): "no .caffemodel.* safetensors either",
+        b"": "none of the files.* is empty.*no layer with weights",
+        b"accuracy: 0.5\n" * 9: "none of the files.*accuracy.*no .caffemodel",
+        b"\x89HDF\r\n\x1a\n" + bytes(90): "none of the files.*HDF.*no .caffemodel",
         npz({}): "a zip, but not one of torch",
         npz({"x.npy": npy(SIX), "notes.txt": b"text"}): "a zip, but not one of torch",
         pickle.dumps({"x": 1}, 2): "a pickle, but not one of torch",

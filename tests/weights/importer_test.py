@@ -12,7 +12,7 @@ from jaxseg.weights.importer import (
     import_weights,
     start_from,
 )
-from jaxseg.weights.mapping import IMAGENET, WeightsError, flatten
+from jaxseg.weights.mapping import IMAGENET, WeightsError, flatten, summary
 
 VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
 FCN = {"name": "fcn32s", "encoder_parts": VGG, "hidden": 6, "num_classes": 3}
@@ -82,6 +82,7 @@ def test_nothing_is_left_out_unasked(classifier):
     [
         ({"name": "unet", "num_classes": 3}, "No other library's weights .* unet"),
         ({"name": "fcn32"}, "Unknown model 'fcn32'.*fcn32s"),
+        ({"name": "vgg16"}, "encoder_decoder with encoder='vgg16'"),
         ({"name": "fcn32s"}, "does not say how many classes"),
         (None, "does not say of which model"),
     ],
@@ -89,6 +90,21 @@ def test_nothing_is_left_out_unasked(classifier):
 def test_what_cannot_be_imported_says_why(classifier, model, message):
     with pytest.raises(ValueError, match=message):
         import_weights(classifier[0], model, head="new")
+
+
+def test_what_all_names_begin_with_does_not_matter(classifier, tmp_path):
+    path, tensors = classifier
+    wrapped = tmp_path / "wrapped.npz"
+    np.savez(wrapped, **{f"net.model.{name}": x for name, x in tensors.items()})
+    plain, other = (import_weights(p, FCN, head="new") for p in (path, wrapped))
+    jax.tree.map(np.testing.assert_array_equal, plain.variables, other.variables)
+    assert plain.converted.dropped == other.converted.dropped
+
+
+def test_many_names_are_counted_by_how_they_begin():
+    assert summary(["b/2", "a"]) == "a, b/2"
+    many = [f"params/decoder/conv{i}/kernel" for i in range(30)] + ["layer1.0.bias"]
+    assert summary(many) == "layer1.0.* (1), params/decoder/* (30)"
 
 
 def test_a_mode_for_the_head_that_is_not_known(classifier):
