@@ -86,7 +86,7 @@ def _score(scoring, source, watch):
 
     batch_size = scoring.metadata["eval"]["batch_size"]
     evaluator = Evaluator(
-        scoring.scorer,
+        scoring.of_images,
         num_classes=len(scoring.metadata["class_names"]),
         batch_size=batch_size,
         parallel=create_parallel(data=math.gcd(batch_size, jax.device_count())),
