@@ -18,8 +18,8 @@ IGNORE = 255  # the label of void pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 LARGEST_PX = 2**30
-"""Pixels of the largest image that is read where large ones are expected; it takes 7
-bytes a pixel while it is decoded."""
+"""Pixels of the largest image that is read where large ones are expected; it takes
+10 bytes a pixel while it is decoded."""
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
