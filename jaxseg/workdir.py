@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxseg.checkpoint import UNSCORED, Checkpoints, corrupt
-from jaxseg.data.palette import voc_palette
+from jaxseg.data.palette import distinct_palette
 from jaxseg.models import create_model
 from jaxseg.steps import TrainState, Variables
 from jaxseg.weights import importer
@@ -91,7 +91,7 @@ def save(
         model: keyword arguments of `create_model`.
         normalization: `mean` and `std` of the images, in 0..255.
         class_names: K names; numbers where there are none.
-        palette: K colours, RGB; those of PASCAL VOC where there are none.
+        palette: K colours, RGB; distinct ones where there are none.
         **metadata: what else there is to say, and other values for `image_size` (the
             images' own), `channels` (3), `data`, `train_split`, `val_split` and `eval`
             (a folder, whose place `jaxseg evaluate --data-root` gives).
@@ -106,7 +106,7 @@ def save(
     content = {
         "model": model,
         "class_names": class_names or [str(k) for k in range(num_classes)],
-        "palette": palette or voc_palette(num_classes),
+        "palette": palette or distinct_palette(num_classes),
         "channels": 3,
         "normalization": normalization,
         "image_size": None,

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxseg
+from jaxseg.data.palette import distinct_palette
 from jaxseg.steps import create_state
 from jaxseg.weights.importer import export_weights
 from jaxseg.weights.mapping import IMAGENET, flatten
@@ -38,7 +39,7 @@ def test_what_is_saved_is_loaded(saved, variables):
     model, loaded, metadata = jaxseg.load(saved)
     jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
     assert metadata["class_names"] == ["0", "1", "2"]
-    assert metadata["palette"] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert metadata["palette"] == [list(colour) for colour in distinct_palette(3)]
     assert metadata["normalization"] == RAW
     assert metadata["step"] == 0
     assert model.apply(loaded, jnp.zeros((1, 9, 7, 3)), train=False).shape == (

@@ -1,12 +1,11 @@
 """`jaxseg evaluate`: a network's scores on a split of its data set."""
 
 import json
-import math
 import time
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
-from jaxseg.cli.scoring import add_scoring, open_scoring
+from jaxseg.cli.scoring import add_scoring, open_scoring, score_split
 
 REPORT = "report.json"
 METRICS = ("boundary", "trimap", "calibration")
@@ -61,14 +60,9 @@ def add(commands):
 
 def run(args) -> int:
     """Does what `add` describes."""
-    import jax
-    from tqdm import tqdm
-
     from jaxseg.data.prepare import write_atomically
-    from jaxseg.evaluator import Evaluator
     from jaxseg.metrics import format_table
     from jaxseg.scorecard import Scorecard
-    from jaxseg.sharding import create_parallel
 
     unknown = sorted(set(args.metrics) - set(METRICS))
     if unknown:
@@ -84,18 +78,6 @@ def run(args) -> int:
     if args.save_predictions is not None:
         check_writable(args.save_predictions)
     source = open_split(args, metadata)
-    batch_size = metadata["eval"]["batch_size"]
-    # The figures do not depend on the devices, so take those the batch divides by.
-    parallel = create_parallel(data=math.gcd(batch_size, jax.device_count()))
-    evaluator = Evaluator(
-        scoring.of_images,
-        num_classes=len(metadata["class_names"]),
-        batch_size=batch_size,
-        parallel=parallel,
-        image_size=scoring.image_size,
-        refine=scoring.refine,
-        calibrate="calibration" in args.metrics,
-    )
     print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
     card = Scorecard(
         source,
@@ -105,11 +87,8 @@ def run(args) -> int:
         predictions=args.save_predictions,
     )
     began = time.perf_counter()
-    confusion, calibration = evaluator(
-        scoring.variables,
-        source,
-        watch=card.add,
-        progress=lambda batches: tqdm(batches, unit="batch", disable=None, leave=False),
+    confusion, calibration = score_split(
+        scoring, source, watch=card.add, calibrate="calibration" in args.metrics
     )
     seconds = time.perf_counter() - began
     result = confusion.compute(

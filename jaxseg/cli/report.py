@@ -1,12 +1,11 @@
 """`jaxseg report`: a page to look at a run with."""
 
-import math
 import tempfile
 import time
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
-from jaxseg.cli.scoring import add_scoring, open_scoring
+from jaxseg.cli.scoring import add_scoring, open_scoring, score_split
 
 
 def add(commands):
@@ -54,7 +53,9 @@ def run(args) -> int:
     with tempfile.TemporaryDirectory() as folder:
         predictions, counts = Path(folder, "predictions"), Path(folder, "counts.npz")
         card = Scorecard(source, metadata, predictions=predictions)
-        confusion, calibration = _score(scoring, source, card.add)
+        confusion, calibration = score_split(
+            scoring, source, watch=card.add, calibrate=True
+        )
         card.save(counts)
         about, by_image = load_counts(counts)
         images, names = by_image["iou"], about["images"]
@@ -75,31 +76,6 @@ def run(args) -> int:
         f"to {args.output}"
     )
     return 0
-
-
-def _score(scoring, source, watch):
-    import jax
-    from tqdm import tqdm
-
-    from jaxseg.evaluator import Evaluator
-    from jaxseg.sharding import create_parallel
-
-    batch_size = scoring.metadata["eval"]["batch_size"]
-    evaluator = Evaluator(
-        scoring.of_images,
-        num_classes=len(scoring.metadata["class_names"]),
-        batch_size=batch_size,
-        parallel=create_parallel(data=math.gcd(batch_size, jax.device_count())),
-        image_size=scoring.image_size,
-        refine=scoring.refine,
-        calibrate=True,
-    )
-    return evaluator(
-        scoring.variables,
-        source,
-        watch=watch,
-        progress=lambda batches: tqdm(batches, unit="batch", disable=None, leave=False),
-    )
 
 
 def _facts(scoring, source, confusion, calibration, images):

@@ -1,5 +1,6 @@
 """How images are scored: options that `evaluate` and `predict` have in common."""
 
+import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,6 +111,44 @@ def open_scoring(args: Namespace) -> Scoring:
     if args.tile is not None:
         scoring = _tiled(scoring, args.tile, inference.context(model))
     return scoring
+
+
+def score_split(scoring: Scoring, source: Any, *, watch: Any, calibrate: bool):
+    """Scores every image of a split, with a bar; see `Evaluator`.
+
+    Args:
+        scoring: from `open_scoring`.
+        source: the split.
+        watch: called with the number of each record and its prediction.
+        calibrate: whether to count how sure the network is and how often right.
+
+    Returns:
+        Confusion and calibration.
+    """
+    import jax
+    from tqdm import tqdm
+
+    from jaxseg.evaluator import Evaluator
+    from jaxseg.sharding import create_parallel
+
+    batch_size = scoring.metadata["eval"]["batch_size"]
+    # The figures do not depend on the devices, so take those the batch divides by.
+    devices = math.gcd(batch_size, jax.device_count())
+    evaluate = Evaluator(
+        scoring.of_images,
+        num_classes=len(scoring.metadata["class_names"]),
+        batch_size=batch_size,
+        parallel=create_parallel(data=devices),
+        image_size=scoring.image_size,
+        refine=scoring.refine,
+        calibrate=calibrate,
+    )
+    return evaluate(
+        scoring.variables,
+        source,
+        watch=watch,
+        progress=lambda batches: tqdm(batches, unit="batch", disable=None, leave=False),
+    )
 
 
 def _with(scoring: Scoring, description: str, **changes) -> Scoring:
