@@ -53,7 +53,8 @@ def main() -> None:
         "multiplication and addition of convolutions and matrix products, one image "
         "forward. Memory is what XLA's analysis of the compiled program says the "
         "gradient of one 360x480 image in float32 needs beside parameters, gradient "
-        "and image.",
+        "and image. `unet_valid` is given the least image that has logits of that size. "
+        "DeconvNet takes 193x193 pixels or more.",
         "",
         "| model | parameters | GFLOPs 360x480 | GFLOPs 512x512 | memory, MiB | source |",
         "|---|---:|---:|---:|---:|---|",

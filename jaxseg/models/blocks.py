@@ -37,6 +37,11 @@ class Dropout(nn.Module):
     rate: float
     axis_name: str | None = None
 
+    def __post_init__(self):
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout={self.rate}: give a share, in [0, 1).")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, ...] to [B, ...]; the identity when not training."""

@@ -169,7 +169,8 @@ def _check_places(features: Features) -> None:
             "Unpooling needs an encoder that max-pools at every level, and this one "
             f"reaches stride {', '.join(map(str, without))} without. Take another "
             "upsampler (bilinear, nearest, transposed, pixel_shuffle), or one of the "
-            "encoders alexnet, googlenet, segnet_basic, unet, vgg16 or vgg16_bn."
+            "encoders alexnet, googlenet (and their variants), segnet_basic, unet, "
+            "vgg16 or vgg16_bn."
         )
 
 
@@ -178,6 +179,12 @@ def _check_strides(features: Features, strides: set[int]) -> None:
     if steps - strides:
         raise ValueError(
             f"The upsampler grows maps {', '.join(map(str, strides))} times, and this "
-            f"encoder's strides are {features.strides}. Give strides in "
-            "upsampler_parts, or take one that grows to any size (bilinear, nearest)."
+            f"encoder's strides {features.strides} differ by factors of "
+            f"{', '.join(map(str, sorted(steps)))}. "
+            + (
+                f'Give {{"strides": {steps.pop()}}} in upsampler_parts, or take'
+                if len(steps) == 1
+                else "Take"
+            )
+            + " one that grows to any size (bilinear, nearest)."
         )

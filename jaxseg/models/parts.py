@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.models.blocks import BLOCKS
 from jaxseg.models.encoders import ENCODERS, Features
@@ -116,8 +117,11 @@ def check_classes(num_classes: int) -> None:
         num_classes: K.
 
     Raises:
-        ValueError: if it is below 1.
+        ValueError: if it is no whole number, or below 1.
     """
+    # bool is an int, and True no number of classes.
+    if not isinstance(num_classes, int | np.integer) or isinstance(num_classes, bool):
+        raise ValueError(f"num_classes={num_classes!r}: give a whole number.")
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: a model needs at least 1 class.")
 

@@ -93,12 +93,17 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
     Args:
         name: one of `list_models()`.
         num_classes: K, at least 1.
-        **parts: what the model's own builder takes, such as `width` or `dropout`;
-            `dtype` and `param_dtype` may be given by name ("bfloat16").
+        **parts: what the model's own builder takes, such as `width` or `dropout`: that
+            is the function of its name in the file that docs/models.md lists,
+            `help(jaxseg.models.unet.unet)`. `dtype` and `param_dtype` may be given by
+            name ("bfloat16").
 
     Returns:
         A linen module, called as `module.apply(variables, image, train=...)` with an
-        image [B, H, W, C] of any H and W, giving float32 logits [B, H, W, K].
+        image [B, H, W, C] of any H and W (but for `unet_valid` and `deconvnet`, whose
+        errors say which), giving float32 logits [B, H, W, K]. In training, with
+        auxiliary heads, it gives a mapping with `logits` and `aux`, pairs of a weight
+        and logits.
 
     Raises:
         ValueError: if the name, a part or a dtype is unknown, or `num_classes` is

@@ -75,8 +75,11 @@ class Segmenter(nn.Module):
             has a pair (weight, logits) for each of them.
 
         Raises:
-            ValueError: if the variables are those of images with other channels.
+            ValueError: if the image has no batch axis, or the variables are those of
+                images with other channels.
         """
+        if image.ndim != 4:
+            raise ValueError(f"Give images [B, H, W, C], not {list(image.shape)}.")
         size = image.shape[1:3]
         if self.check_size is not None:
             self.check_size(size)

@@ -256,7 +256,7 @@ def test_the_image_can_be_a_level_without_a_skip():
         (dict(encoder="resnet18", upsampler="unpool"), "reaches stride 8, 16, 32"),
         (
             dict(upsampler="transposed", upsampler_parts=dict(strides=4)),
-            "grows maps 4 times, and this encoder's strides are",
+            "grows maps 4 times, .* differ by factors of 2. Give",
         ),
         (dict(skip_parts=dict(scales=1)), "The skip cannot be built: .*scales"),
         (dict(encoder_parts=dict(remat=True)), "which the whole network shares"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model
+from jaxseg.models.blocks import Dropout
 from jaxseg.models.heads import ASPP
 from jaxseg.models.unet import valid_size
 from jaxseg.weights.mapping import IMAGENET, Mapping
@@ -164,11 +165,33 @@ def test_fcn_takes_any_encoder_with_its_strides():
         ("deeplab_v2", dict(encoder="vgg16_bn"), "cannot be dilated"),
         ("fcn_resnet50", dict(encoder="mobilenet_v2"), "cannot be dilated"),
         ("deconvnet", dict(depth=1), "no part 'depth'"),
+        ("segnet", dict(width=0), "all at least 1"),
+        ("encoder_decoder", dict(encoder_parts=dict(widths=(8, 16))), "one of each"),
     ],
 )
 def test_what_a_paper_cannot_have_is_refused(name, parts, message):
     with pytest.raises(ValueError, match=message):
         create_model(name, 5, **parts)
+
+
+@pytest.mark.parametrize("num_classes", [2.5, "11", True])
+def test_classes_are_counted_in_whole_numbers(num_classes):
+    with pytest.raises(ValueError, match="give a whole number"):
+        create_model("unet", num_classes)
+
+
+def test_an_image_needs_a_batch_axis():
+    with pytest.raises(ValueError, match=r"Give images \[B, H, W, C\], not \[33, 47"):
+        jax.eval_shape(
+            lambda: create_model("unet", 3).init(
+                jax.random.key(0), jnp.zeros((33, 47, 3)), train=False
+            )
+        )
+
+
+def test_dropout_is_a_share():
+    with pytest.raises(ValueError, match=r"dropout=1.0: give a share"):
+        Dropout(1.0)
 
 
 def _trace(model, size, channels=3):

@@ -59,6 +59,14 @@ class ConvPoolStack(nn.Module):
     param_dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
+    def __post_init__(self):
+        if len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
+            raise ValueError(
+                f"widths={self.widths} and depths={self.depths}: give one of each for "
+                "every stage, all at least 1."
+            )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 1, 2, 4, ..."""
