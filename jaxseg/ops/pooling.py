@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxseg.ops.indexed_pooling import (
@@ -180,7 +181,7 @@ def _unpool(y, places, size, window):
     # output is written once and in order. Compiled for TPUs between convolutions, this
     # moves 0.6 of the bytes that adding up spread and padded maps does.
     b, h, w, c = y.shape
-    place = jnp.arange(window**2, dtype=places.dtype)
+    place = np.arange(window**2, dtype=places.dtype)
     here = places[:, :, None, :, None] == place.reshape(1, 1, window, 1, window, 1)
     x = jnp.where(here, y[:, :, None, :, None], jnp.zeros((), y.dtype))
     x = x.reshape(b, h * window, w * window, c)
