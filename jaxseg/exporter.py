@@ -65,7 +65,7 @@ def export_network(
 
     Raises:
         ValueError: if a platform or output is unknown, or the network cannot be
-            written down for images of any size.
+            written down for images of any size or number.
     """
     for value, known in [(output, OUTPUTS), *((name, PLATFORMS) for name in platforms)]:
         if value not in known:
@@ -85,11 +85,13 @@ def export_network(
     # Code that asks an unknown size a question fails in any of JAX's ways, or decides
     # that the size is wrong.
     except Exception as error:
-        if size is not None:
+        choices = (("--size HxW", size), ("--batch N", batch))
+        flags = [flag for flag, value in choices if value is None]
+        if not flags:
             raise
         raise ValueError(
-            f"{metadata['model']['name']} cannot be exported for images of any size; "
-            f"say which by --size HxW. ({str(error).splitlines()[0]})"
+            f"{metadata['model']['name']} cannot be exported with this left open; give "
+            f"{', and if need be '.join(flags)}. ({str(error).splitlines()[0]})"
         ) from error
 
 

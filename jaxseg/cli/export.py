@@ -78,7 +78,7 @@ def run(args) -> int:
             f"differ from the network, scores by {agreement.error:.1e}"
         )
     else:
-        said = f"not checked, as this is {here} and it runs on {args.platforms} alone"
+        said = f"not checked: it does not run on {here}, which is what is here"
     write(args.output, exported, network[2])
     print(
         f"{said}\nstep {network[2]['step']} written to {args.output} "
