@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from jaxseg.checkpoint import UNSCORED, Checkpoints, corrupt
 from jaxseg.data.palette import distinct_palette
 from jaxseg.models import create_model
+from jaxseg.models.segmenter import abstract_variables
 from jaxseg.steps import TrainState, Variables
 from jaxseg.weights import importer
 from jaxseg.weights.mapping import flatten
@@ -48,10 +49,7 @@ def load(
     metadata = read_metadata(workdir)
     step = find_step(workdir, checkpoint)
     model = create_model(**metadata["model"])
-    shape = (1, 64, 64, metadata["channels"])
-    like = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jax.numpy.zeros(shape), train=False)
-    )
+    like = abstract_variables(model, metadata["channels"])
     like = {"params": like["params"], "batch_stats": like.get("batch_stats", {})}
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
@@ -279,11 +277,8 @@ def _commit() -> str | None:
 
 
 def _check_variables(state, content) -> None:
-    shape = (1, 64, 64, content["channels"])
     model = create_model(**content["model"])
-    like = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jax.numpy.zeros(shape), train=False)
-    )
+    like = abstract_variables(model, content["channels"])
     given, wanted = flatten(state), flatten(like)
     wrong = sorted(given.keys() ^ wanted.keys())
     if wrong:

@@ -8,6 +8,7 @@ import pytest
 
 import jaxseg
 from jaxseg.data.palette import distinct_palette
+from jaxseg.models.segmenter import initial_variables
 from jaxseg.steps import create_state
 from jaxseg.weights.importer import export_weights
 from jaxseg.weights.mapping import IMAGENET, flatten
@@ -45,6 +46,21 @@ def test_what_is_saved_is_loaded(saved, variables):
     assert model.apply(loaded, jnp.zeros((1, 9, 7, 3)), train=False).shape == (
         (1, 9, 7, 3)
     )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "deconvnet", "width": 1, "hidden": 2},
+        {"name": "unet_valid", "width": 1},
+    ],
+)
+def test_models_that_take_certain_sizes_alone(model, tmp_path):
+    model = model | {"num_classes": 2}
+    variables = initial_variables(jaxseg.create_model(**model), jax.random.key(0))
+    jaxseg.save(tmp_path / "w", variables, model=model, normalization=RAW)
+    _, loaded, _ = jaxseg.load(tmp_path / "w")
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
 
 
 def test_a_run_is_not_overwritten(saved, variables):

@@ -20,8 +20,8 @@ def add(commands):
         "  NAME_overlay.png  the image tinted with these colours, and a legend\n"
         "  NAME_entropy.png  with --uncertainty, how undecided the network is\n\n"
         "Images too large for memory take --tile, which needs no more of it than the\n"
-        "image, its classes and one strip of tiles. Images that cannot be read are named, the others are done, and the exit\n"
-        "status is 1.",
+        "image, its classes and one strip of tiles. Images that cannot be read are\n"
+        "named, the others are done, and the exit status is 1.",
         example="jaxseg predict --workdir runs/camvid photos street.jpg "
         "--output predictions",
     )

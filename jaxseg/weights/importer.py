@@ -9,12 +9,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.registry import MODELS
+from jaxseg.models.segmenter import abstract_variables, initial_variables
 from jaxseg.weights import caffe, files, pytorch_fcn, smp, torchvision
 from jaxseg.weights.mapping import (
     Converted,
@@ -176,12 +176,7 @@ def _replaced(head: str, model: MappingType[str, Any]) -> frozenset[str] | None:
 
 
 def _abstract(model) -> Any:
-    return jax.eval_shape(lambda: _init(build(model), jax.random.key(0)))
-
-
-def _init(module: nn.Module, key: jax.Array) -> dict[str, Any]:
-    """Variables; 224 pixels are what classifiers with dense layers take."""
-    return module.init(key, jnp.zeros((1, 224, 224, 3)), train=False)
+    return abstract_variables(build(model))
 
 
 def _draw(model, names: tuple[str, ...], seed: int) -> dict[str, jax.Array]:
@@ -189,7 +184,8 @@ def _draw(model, names: tuple[str, ...], seed: int) -> dict[str, jax.Array]:
 
     @jax.jit
     def draw():
-        leaves = flatten(_init(build(model), jax.random.key(seed)))
+        module = build(model)
+        leaves = flatten(initial_variables(module, jax.random.key(seed)))
         return {name: leaves[name] for name in names}
 
     return draw()
