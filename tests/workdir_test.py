@@ -99,7 +99,9 @@ def test_a_new_head_on_another_run(saved, variables):
 
 def test_a_start_from_a_file_is_one_from_the_workdir(saved, variables, tmp_path):
     path = tmp_path / "segnet.safetensors"
-    export_weights(path, variables, {"model": MODEL, "normalization": RAW})
+    export_weights(
+        path, variables, {"model": MODEL, "normalization": RAW, "channels": 3}
+    )
     one, other = (_start(p, _state())[0].variables for p in (saved, path))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     assert normalization_of(saved, MODEL) == normalization_of(path, MODEL) == RAW

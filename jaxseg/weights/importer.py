@@ -88,11 +88,13 @@ def import_weights(
                 f"{path} does not say of which model it is; give its name (--model)."
             )
         model = metadata["model"]
-    tensors, mapping, arguments, like = _fit(path, tensors, model)
+    channels = 3 if metadata is None else metadata["channels"]
+    tensors, mapping, arguments = _fit(path, tensors, model)
+    like = abstract_variables(build(arguments), channels)
     converted = convert(tensors, like, mapping, replaced=_replaced(head, arguments))
     leaves: dict[str, Any] = converted.variables
     if converted.new:
-        leaves = leaves | _draw(arguments, converted.new, seed)
+        leaves = leaves | _draw(arguments, converted.new, seed, channels)
     variables = {"params": {}, "batch_stats": {}} | unflatten(leaves)
     return Imported(arguments, variables, metadata, converted)
 
@@ -119,7 +121,7 @@ def start_from(
         WeightsError: if the file cannot be read, or does not fit; with all names.
     """
     tensors = files.read(path)
-    tensors, mapping, _, _ = _fit(path, tensors, model)
+    tensors, mapping, _ = _fit(path, tensors, model)
     return convert(tensors, variables, mapping, replaced=_replaced(head, model))
 
 
@@ -131,7 +133,7 @@ def export_weights(
     Args:
         path: of the file.
         variables: `params` and `batch_stats`.
-        metadata: of the workdir: at least `model` and `normalization`.
+        metadata: of the workdir: at least `model`, `normalization` and `channels`.
     """
     tensors = {name: np.asarray(leaf) for name, leaf in flatten(variables).items()}
     files.write_safetensors(path, tensors, {EXPORT: json.dumps(metadata)})
@@ -179,13 +181,15 @@ def _abstract(model) -> Any:
     return abstract_variables(build(model))
 
 
-def _draw(model, names: tuple[str, ...], seed: int) -> dict[str, jax.Array]:
+def _draw(
+    model, names: tuple[str, ...], seed: int, channels: int
+) -> dict[str, jax.Array]:
     """Some of a model's variables as they are initialised; the others are not made."""
 
     @jax.jit
     def draw():
         module = build(model)
-        leaves = flatten(initial_variables(module, jax.random.key(seed)))
+        leaves = flatten(initial_variables(module, jax.random.key(seed), channels))
         return {name: leaves[name] for name in names}
 
     return draw()
@@ -198,7 +202,7 @@ def _exported(path) -> dict[str, Any] | None:
 
 
 def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
-    """What fits best: tensors, mapping, and the model's arguments and variables."""
+    """What fits best: tensors, mapping, and the model's arguments."""
     fits = []
     for mapping in _mappings(path, tensors, model):
         arguments = {"num_classes": None} | mapping.parts | model
@@ -217,7 +221,7 @@ def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
             "num_classes (--num-classes), and where it is of a classifier a new head "
             "(--head new)."
         )
-    return tensors, mapping, arguments, _abstract(arguments)
+    return tensors, mapping, arguments
 
 
 def _unwrapped(tensors: Tensors) -> list[Tensors]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxseg
+from jaxseg.models.segmenter import initial_variables
 from jaxseg.weights.importer import (
     class_dependent,
     export_weights,
@@ -17,6 +18,7 @@ from jaxseg.weights.mapping import IMAGENET, WeightsError, flatten, summary
 VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
 FCN = {"name": "fcn32s", "encoder_parts": VGG, "hidden": 6, "num_classes": 3}
 SEGNET = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
+METADATA = {"model": SEGNET, "normalization": IMAGENET, "channels": 3}
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +132,26 @@ def test_the_variables_that_depend_on_the_classes():
 def test_an_export_comes_back_without_loss(tmp_path):
     variables = _initialized(SEGNET)
     path = tmp_path / "segnet.safetensors"
-    export_weights(path, variables, {"model": SEGNET, "normalization": IMAGENET})
+    export_weights(path, variables, METADATA)
     imported = import_weights(path)
     assert imported.model == SEGNET | {"depths": [1, 1]}
     assert imported.converted.new == imported.converted.dropped == ()
     jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
 
 
+def test_an_export_of_grey_images_comes_back(tmp_path):
+    module = jaxseg.create_model(**SEGNET)
+    variables = initial_variables(module, jax.random.key(1), channels=1)
+    path = tmp_path / "grey.safetensors"
+    export_weights(path, variables, METADATA | {"channels": 1})
+    imported = import_weights(path)
+    jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
+
+
 def test_an_export_for_other_classes(tmp_path):
     variables = _initialized(SEGNET)
     path = tmp_path / "segnet.safetensors"
-    export_weights(path, variables, {"model": SEGNET, "normalization": IMAGENET})
+    export_weights(path, variables, METADATA)
     wider = SEGNET | {"num_classes": 5}
     with pytest.raises(
         WeightsError, match=r"params/head/bias is \(5,\), from .* \(3,\)"
