@@ -12,12 +12,12 @@ of some rounds. CPU seconds add up all threads, and tell most where the machine 
 
 import argparse
 import datetime
-import os
 import platform
 import sys
 import time
 from pathlib import Path
 
+import hardware
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +95,7 @@ def main():
         "",
         f"* {len(images)} images, probabilities {shape}; crops of "
         f"{args.crop[0]}x{args.crop[1]}; best of {args.rounds} rounds.",
-        f"* {_device()}",
+        f"* {hardware.describe()}",
         f"* jax {jax.__version__}, Python {platform.python_version()}; "
         f"{datetime.date.today()}",
         f"* `python {' '.join(sys.argv)}`",
@@ -120,19 +120,6 @@ def main():
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text)
-
-
-def _device():
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [n.split(":")[1].strip() for n in lines if n.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores; "
-        f"load average {os.getloadavg()[1]:.1f}, other work included"
-    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ has to read and write, and so moves as many.
 
 import argparse
 import datetime
-import os
 import platform
 import statistics
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import flax
 import flax.linen as nn
+import hardware
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,7 +173,7 @@ def main():
             "",
             f"* Input {shape} (B, H, W, C), windows 2x2, {args.rounds} rounds;",
             "  in brackets: times the copy.",
-            f"* {_device()}",
+            f"* {hardware.describe()}",
             f"* {', '.join(f'{k} {v}' for k, v in versions.items())}, "
             f"Python {platform.python_version()}; {datetime.date.today()}",
             f"* `python {' '.join(sys.argv)}`",
@@ -202,19 +202,6 @@ def _to_torch(x):
     array = np.asarray(x.astype(jnp.float32)).transpose(0, 3, 1, 2)
     tensor = torch.tensor(array, dtype=getattr(torch, x.dtype.name))
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _device():
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [n.split(":")[1].strip() for n in lines if n.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores; "
-        f"load average {os.getloadavg()[1]:.1f}, other work included"
-    )
 
 
 if __name__ == "__main__":
