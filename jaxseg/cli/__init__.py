@@ -8,12 +8,21 @@ that help appears at once.
 import argparse
 import sys
 
-from jaxseg.cli import compare, evaluate, export, predict, report, weights
+from jaxseg.cli import (
+    compare,
+    evaluate,
+    export,
+    predict,
+    report,
+    upper_bounds,
+    weights,
+)
 from jaxseg.cli.common import complain
 
 COMMANDS = (
     evaluate.add,
     compare.add,
+    upper_bounds.add,
     report.add,
     predict.add,
     export.add,

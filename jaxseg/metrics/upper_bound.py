@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxseg.metrics.confusion import Confusion
 
-FACTORS = (128, 64, 32, 16, 8, 4, 2)
-"""The paper's, and 2."""
+FACTORS = (128, 64, 32, 16, 8, 4, 2, 1)
+"""The paper's, 2, and 1, which has to give all."""
 
 
 def upper_bounds(

@@ -1,0 +1,104 @@
+"""`jaxseg upper-bounds`: the best that coarse predictions can score on a data set."""
+
+import json
+from pathlib import Path
+
+from jaxseg.cli.common import add_command, check_writable, without_nan
+
+
+def add(commands):
+    """Describes `jaxseg upper-bounds`."""
+    parser = add_command(
+        commands,
+        "upper-bounds",
+        run,
+        summary="say what coarse predictions can score at best on a data set",
+        description="Scores a data set's own labels, made coarse, as if a network had\n"
+        "predicted them: each cell of FACTOR x FACTOR pixels takes the class that most\n"
+        "of its pixels have. So good can a network be at most whose output is that\n"
+        "many times smaller than the image (FCN, appendix A). It needs no network.",
+        example="jaxseg upper-bounds --dataset camvid --root data/camvid --split val",
+    )
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="camvid, folder or shapes"
+    )
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="folder of its images and masks"
+    )
+    parser.add_argument(
+        "--split", default="val", metavar="NAME", help="of the data set (default: val)"
+    )
+    parser.add_argument(
+        "--options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""what else the data set takes, such as '{"channels": 1}'""",
+    )
+    parser.add_argument(
+        "--prepared-dir",
+        default="~/.cache/jaxseg/data",
+        metavar="DIR",
+        help="where prepared data are kept (default: %(default)s, as in training)",
+    )
+    parser.add_argument(
+        "--factors",
+        nargs="+",
+        type=int,
+        metavar="FACTOR",
+        help="of height and width (default: 128 64 32 16 8 4 2 1)",
+    )
+    parser.add_argument(
+        "--upsample",
+        choices=("nearest", "bilinear"),
+        default="nearest",
+        help="how scores of cells become scores of pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON to write: by factor, what `jaxseg evaluate` writes of a network",
+    )
+
+
+def run(args) -> int:
+    """Does what `add` describes."""
+    from jaxseg.data import create_source
+    from jaxseg.data.prepare import write_atomically
+    from jaxseg.metrics import upper_bounds
+    from jaxseg.metrics.upper_bound import FACTORS
+
+    if args.output is not None:
+        if args.output.is_dir():
+            raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+        check_writable(args.output.parent)
+    source = create_source(
+        args.dataset,
+        args.split,
+        root=args.root,
+        prepared_dir=args.prepared_dir,
+        **args.options,
+    )
+    info = source.info
+    bounds = upper_bounds(
+        map(source.label, range(len(source))),
+        info.num_classes,
+        args.factors or FACTORS,
+        args.upsample,
+    )
+    scores = {str(f): bound.compute(info.class_names) for f, bound in bounds.items()}
+    print(f"{info.name}: {len(source)} label maps of {args.split}, {args.upsample}\n")
+    print(_table(scores))
+    if args.output is not None:
+        write_atomically(args.output, json.dumps(without_nan(scores), indent=2) + "\n")
+        print(f"written to {args.output}")
+    return 0
+
+
+def _table(scores: dict[str, dict]) -> str:
+    lines = [f"{'factor':>6}  {'mIoU':>6}  pixel accuracy"]
+    for factor, result in scores.items():
+        miou, accuracy = 100 * result["miou"], 100 * result["pixel_accuracy"]
+        lines.append(f"{factor:>6}  {miou:6.1f}  {accuracy:14.1f}")
+    return "\n".join(lines)
