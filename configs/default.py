@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 1000  # batches, over all of the run
     config.train.batch_size = 32  # images, over all devices
+    config.train.ema_decay = 0.0  # of parameters averaged for evaluation; 0: none
     config.train.freeze_batch_stats = ()  # ("encoder/*",): BatchNorm as in inference
     config.train.log_every_steps = 50  # these three: 0 for never but at the end
     config.train.eval_every_steps = 250  # each evaluation is saved
@@ -99,5 +100,7 @@ def get_config() -> ConfigDict:
     config.parallel = ConfigDict()
     config.parallel.backend = "jit"  # jit, shard_map or pmap: same losses
     config.parallel.data = -1  # devices that share a batch; -1: all
+    config.parallel.space = 1  # devices that share each image, by rows; needs jit
+    config.parallel.fsdp = False  # split the state over data, not copy it; needs jit
 
     return config.lock()

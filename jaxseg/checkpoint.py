@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -75,15 +74,13 @@ class Checkpoints:
             metrics={"miou": score},
         )
 
-    def restore(
-        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
-    ) -> tuple[TrainState, dict]:
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
         """Reads the state after `step`.
 
         Args:
             step: one of `steps()`.
-            like: a state of the same shapes, concrete or abstract.
-            sharding: placement of every leaf.
+            like: shapes, types and placements of the state, whatever the devices and
+                placements that it was saved from.
 
         Returns:
             The state and the position in the data.
@@ -94,14 +91,11 @@ class Checkpoints:
                 names leaves that differ.
         """
         self._check_leaves(step, like)
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
-        )
         try:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -130,14 +124,7 @@ class Checkpoints:
         self._manager.close()
 
     def _check_leaves(self, step: int, like: TrainState) -> None:
-        try:
-            tree = ocp.PyTreeCheckpointHandler().metadata(
-                self.directory / str(step) / "state"
-            )
-            stored = _shapes(tree.tree)
-        except Exception as error:
-            raise corrupt(self.directory / str(step)) from error
-        wanted = _shapes(like)
+        stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
         differing = [
             f"  {name}: {stored.get(name, 'absent')} in the checkpoint, "
             f"{wanted.get(name, 'absent')} in the model"
@@ -153,6 +140,21 @@ class Checkpoints:
                 f"optimiser; take another workdir, or the config that made this one. "
                 f"These leaves differ:\n{shown}{rest}"
             )
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a saved state by their names, "params/head/bias".
+
+    Args:
+        path: of the checkpoint of one step.
+
+    Raises:
+        CorruptCheckpointError: if they cannot be found out.
+    """
+    try:
+        return _shapes(ocp.PyTreeCheckpointHandler().metadata(path / "state").tree)
+    except Exception as error:
+        raise corrupt(path) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

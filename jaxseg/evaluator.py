@@ -90,11 +90,8 @@ class Evaluator:
             The confusion of all valid pixels, and their calibration, which is empty
             where it was not asked for.
         """
-        batches = self._batches(
-            source,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        index, count = self._parallel.share
+        batches = self._batches(source, process_index=index, process_count=count)
         variables = jax.device_put(variables, self._parallel.replicated)
 
         def launch(batch):
@@ -130,9 +127,8 @@ def _lag(items: Iterable, lag: int) -> Iterator:
 
 def _local(prediction: jax.Array) -> np.ndarray:
     """This process's part of a split output, [b, H, W], in the order of its batch."""
-    shards = sorted(
-        prediction.addressable_shards, key=lambda shard: shard.index[0].start or 0
-    )
-    rows = np.concatenate([np.asarray(shard.data) for shard in shards])
+    # Devices that split the rows of images have a copy each.
+    shards = {s.index[0].start or 0: s.data for s in prediction.addressable_shards}
+    rows = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
     # Under pmap there is an axis of devices before that of the batch.
     return rows.reshape(-1, *rows.shape[-2:])

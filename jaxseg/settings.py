@@ -44,6 +44,12 @@ def check(config: ConfigDict) -> None:
         value = config[section][name]
         if value < least:
             raise ValueError(f"{section}.{name}={value}; it is at least {least}.")
+    decay = config.train.ema_decay
+    if not 0 <= decay < 1:
+        raise ValueError(
+            f"train.ema_decay={decay}; give a share below 1, such as 0.999, or 0 for "
+            "no average."
+        )
     size = config.data.image_size
     if size is not None and not (
         len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
@@ -88,14 +94,21 @@ def model(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     return {"num_classes": num_classes, **section.pop("parts"), **section}
 
 
-def loss(config: ConfigDict, source: data.Source) -> Callable:
-    """The loss function, with weights of the classes of the training set."""
+def loss(config: ConfigDict, class_weights: np.ndarray | None) -> Callable:
+    """The loss function.
+
+    Args:
+        config: as `configs/default.py`.
+        class_weights: from `class_weights`.
+    """
     section = config.loss.to_dict()
-    weights = _class_weights(section.pop("class_weights"), source)
-    return partial(cross_entropy, class_weights=weights, **section)
+    del section["class_weights"]
+    return partial(cross_entropy, class_weights=class_weights, **section)
 
 
-def _class_weights(name: str, source: data.Source):
+def class_weights(config: ConfigDict, source: data.Source) -> np.ndarray | None:
+    """Weights of the classes, float32 [K], of the training set where they need it."""
+    name = config.loss.class_weights
     presets, classes = data.balance.PRESETS, source.info.num_classes
     if name == "none":
         return None

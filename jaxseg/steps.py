@@ -5,6 +5,7 @@ batch and `axis_name` is None; under `pmap` and `shard_map` it is one device's p
 sums are taken over `axis_name`. The losses are the same either way.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax import lax
 from jaxseg.losses import divide
 from jaxseg.metrics import calibration_counts, confusion_counts
 from jaxseg.models.freezing import freeze, frozen_layers, layer_path
+from jaxseg.ops.partition import gather
 from jaxseg.ops.resize import resize_bilinear_to
 
 Batch = dict[str, jax.Array]
@@ -33,6 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
         batch_stats: running statistics of its BatchNorm layers.
         opt_state: the optimiser's.
         key: typed random key of the run; step k draws from `fold_in(key, k)`.
+        ema: moving average of the parameters, or nothing.
     """
 
     step: jax.Array
@@ -40,11 +43,12 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     key: jax.Array
+    ema: Any
 
     @property
     def variables(self) -> Variables:
-        """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What `model.apply` takes to evaluate: the averaged parameters, if any."""
+        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
 
 
 class Normalization(flax.struct.PyTreeNode):
@@ -73,6 +77,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     image_shape: tuple[int, int, int],
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step; parameters drawn from `key`.
 
@@ -81,6 +86,7 @@ def create_state(
         optimizer: the optimiser.
         key: typed random key.
         image_shape: (H, W, C) of a training image.
+        ema: whether parameters will be averaged.
 
     Returns:
         A `TrainState` at step 0.
@@ -94,6 +100,7 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         key=run_key,
+        ema=jax.tree.map(jnp.zeros_like, variables["params"]) if ema else {},
     )
 
 
@@ -106,6 +113,7 @@ def train_step(
     loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     normalization: Normalization,
     freeze_batch_stats: tuple[str, ...] = (),
+    ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of gradient descent.
@@ -113,6 +121,12 @@ def train_step(
     The loss is a global mean: its sum and its denominator are added up over all devices
     before they are divided, so that devices with many void pixels weigh less. A model
     with auxiliary heads adds their losses, each times its weight.
+
+    With d the decay, the parameters p_1, ..., p_k after the steps so far are averaged to
+
+        ema_k = sum_i d^(k-i) p_i / sum_i d^(k-i)
+
+    in which, unlike in an average that starts from p_0, no step is forgotten late.
 
     Args:
         state: from `create_state` or the step before.
@@ -123,6 +137,7 @@ def train_step(
         normalization: of the image.
         freeze_batch_stats: globs over the paths of BatchNorm layers, such as
             "encoder/*", that normalise by their running statistics and keep them.
+        ema_decay: d, in (0, 1), of a state that averages its parameters.
         axis_name: mapped axis of the batch, None under `jit`.
 
     Returns:
@@ -140,7 +155,7 @@ def train_step(
     def compute_loss(params):
         with freeze(frozen):
             output, changed = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": gather(params), "batch_stats": state.batch_stats},
                 normalization(batch["image"]),
                 train=True,
                 mutable=["batch_stats"],
@@ -160,11 +175,13 @@ def train_step(
     if axis_name is not None:
         grads = lax.pmean(grads, axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params, done = optax.apply_updates(state.params, updates), state.step + 1
     state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        step=done,
+        params=params,
         batch_stats=changed.get("batch_stats", {}),
         opt_state=opt_state,
+        ema=_average(state.ema, params, ema_decay, done) if state.ema else {},
     )
     return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
@@ -242,7 +259,7 @@ def batch_statistics(
     from r = 0 and r = 1 both m and the batch's own s follow, whatever the layer's m.
 
     Args:
-        state: whose parameters are used.
+        state: whose parameters are used, averaged ones if it has them.
         batch: `image` uint8 [B, H, W, C], the local part.
         model: the network.
         normalization: of the image.
@@ -270,7 +287,7 @@ def batch_statistics(
         )
         with freeze(frozen):
             return model.apply(
-                {"params": state.params, "batch_stats": stats},
+                state.variables | {"batch_stats": stats},
                 image,
                 train=True,
                 mutable=["batch_stats"],
@@ -281,6 +298,14 @@ def batch_statistics(
     return jax.tree.map(
         lambda zero, one: zero / (1 - (one - zero)), updated(0.0), updated(1.0)
     )
+
+
+def _average(ema: Any, params: Any, decay: float, count: jax.Array) -> Any:
+    """The average of `count` trees of parameters from that of all but the last."""
+    # The newest one's weight: 1 at first, 1 - decay in the end. 1 - decay**count would
+    # be rounded away where the decay is close to 1.
+    share = (1 - decay) / -jnp.expm1(count * math.log(decay))
+    return optax.incremental_update(params, ema, share)
 
 
 def _sum(tree: Any, axis_name: str | None) -> Any:

@@ -2,7 +2,6 @@
 
 import math
 from collections import deque
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,9 @@ from jaxseg.interrupt import Interrupted, StopSignal
 from jaxseg.logbook import Logbook
 from jaxseg.metrics import Confusion, format_table
 from jaxseg.models import create_model
-from jaxseg.models.freezing import frozen_layers
-from jaxseg.optimizer import create_optimizer, create_schedule
+from jaxseg.program import Program
 from jaxseg.sharding import create_parallel
-from jaxseg.steps import (
-    Normalization,
-    TrainState,
-    batch_statistics,
-    create_state,
-    train_step,
-)
+from jaxseg.steps import Normalization, TrainState
 from jaxseg.weights.mapping import summary
 from jaxseg.workdir import (
     find_step,
@@ -86,59 +78,32 @@ class _Run:
         self.image_size = config.data.image_size and tuple(config.data.image_size)
         self.batches = self._train_batches()
 
-        # An update may take several batches; the schedule counts updates.
-        self.accumulate_steps = config.optimizer.accumulate_steps
-        self.schedule = create_schedule(
-            steps=max(config.train.steps // self.accumulate_steps, 1), **config.schedule
-        )
-        optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
         model_args = settings.model(config, self.info.num_classes)
         normalization = settings.normalization(config, workdir, model_args)
-        self.normalization = Normalization(**normalization)
-        model = create_model(**model_args, axis_name=self.parallel.axis_name)
-        step_args = dict(
-            model=model,
-            normalization=self.normalization,
-            freeze_batch_stats=tuple(config.train.freeze_batch_stats),
-        )
-
         shape = config.augment.crop_px or self.image_size or self.train_source.sizes[0]
-        self.init = jax.jit(
-            partial(
-                create_state,
-                model,
-                optimizer,
-                image_shape=(*shape, self.info.channels),
+        self.program = Program(
+            config,
+            self.parallel,
+            num_classes=self.info.num_classes,
+            image_shape=(*shape, self.info.channels),
+            normalization=normalization,
+            loss_fn=settings.loss(
+                config, settings.class_weights(config, self.train_source)
             ),
-            out_shardings=self.parallel.replicated,
-        )
-        self.train_step = self.parallel.compile(
-            partial(
-                train_step,
-                optimizer=optimizer,
-                loss_fn=settings.loss(config, self.train_source),
-                **step_args,
-            ),
-            donate=True,
-        )
-        self.batch_statistics = self.parallel.compile(
-            partial(batch_statistics, **step_args)
         )
         self.evaluator = Evaluator(
-            network(create_model(**model_args), self.normalization),
+            network(create_model(**model_args), Normalization(**normalization)),
             num_classes=self.info.num_classes,
             parallel=self.parallel,
             batch_size=config.eval.batch_size,
             image_size=self.image_size,
         )
         # Whatever is wrong is found here, before the workdir is opened.
-        self.like = jax.eval_shape(self.init, key=self._key())
-        frozen_layers(self.like.batch_stats, config.train.freeze_batch_stats)
         Confusion.zeros(self.info.num_classes).compute(
             self.info.class_names, absent=config.eval.absent
         )
         self.metadata = {
-            "model": model_args,
+            "model": self.program.model,
             "class_names": self.info.class_names,
             "palette": self.info.palette,
             "channels": self.info.channels,
@@ -168,7 +133,7 @@ class _Run:
                 result = None
                 while done < steps:
                     batch = self.parallel.place(next(self.batches))
-                    state, metrics = self.train_step(state, batch)
+                    state, metrics = self.program.train_step(state, batch)
                     done += 1
                     pending.append((done, metrics))
                     if len(pending) > IN_FLIGHT:
@@ -195,18 +160,16 @@ class _Run:
                 logbook.say(self._summary(result))
         return result
 
-    def _key(self):
-        return jax.random.key(self.config.seed)
-
     def _train_batches(self):
+        index, count = self.parallel.share
         return data.train_batches(
             self.train_source,
             batch_size=self.config.train.batch_size,
             seed=self.config.seed,
             augment=self.config.augment.to_dict(),
             image_size=self.image_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=index,
+            process_count=count,
             num_threads=self.config.data.num_threads,
         )
 
@@ -214,9 +177,7 @@ class _Run:
         """The state to go on from, with the batches at their place."""
         for step in reversed(checkpoints.steps()):
             try:
-                state, position = checkpoints.restore(
-                    step, self.like, self.parallel.replicated
-                )
+                state, position = checkpoints.restore(step, self.program.state)
             except checkpoint.CorruptCheckpointError as error:
                 if not self.config.checkpoint.fallback:
                     raise checkpoint.CorruptCheckpointError(
@@ -229,7 +190,7 @@ class _Run:
                 continue
             self.batches.restore(position)
             return state
-        state = self.init(key=self._key())
+        state = self.program.init(key=jax.random.key(self.config.seed))
         if self.config.init_from:
             state, missing, unused = start(
                 self.config.init_from,
@@ -273,7 +234,8 @@ class _Run:
 
     def _learning_rate(self, step):
         """The learning rate that step number `step`, from 1, was taken with."""
-        return float(self.schedule((step - 1) // self.accumulate_steps))
+        updates = (step - 1) // self.config.optimizer.accumulate_steps
+        return float(self.program.schedule(updates))
 
     def _evaluate(self, logbook, state: TrainState, step: int, record: bool = True):
         """Scores the validation set; returns the state, its statistics as scored."""
@@ -305,7 +267,7 @@ class _Run:
         count = math.ceil(len(self.train_source) / self.config.train.batch_size)
         mean = None
         for k, batch in zip(range(1, count + 1), self._train_batches()):
-            stats = self.batch_statistics(state, self.parallel.place(batch))
+            stats = self.program.batch_statistics(state, self.parallel.place(batch))
             # So written, the mean of equal numbers is that number: frozen ones stay.
             mean = (
                 stats

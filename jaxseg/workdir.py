@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import orbax.checkpoint as ocp
 
-from jaxseg.checkpoint import UNSCORED, Checkpoints, corrupt
+from jaxseg.checkpoint import UNSCORED, Checkpoints, corrupt, stored_shapes
 from jaxseg.data.palette import distinct_palette
 from jaxseg.models import create_model
 from jaxseg.models.segmenter import abstract_variables
@@ -39,8 +39,8 @@ def load(
         checkpoint: "best" by validation mIoU, "latest", or a step.
 
     Returns:
-        The linen module; its variables (`params`, `batch_stats`); and the metadata:
-        `class_names`, `palette`, `normalization`, `image_size`, `config`, `step`, ...
+        The linen module; its variables, `batch_stats` and `params`, averaged ones if
+        the run averaged them; and the metadata: `class_names`, `palette`, `normalization`, `image_size`, `config`, `step`, ...
 
     Raises:
         ValueError: if the workdir or the checkpoint does not exist.
@@ -49,13 +49,15 @@ def load(
     metadata = read_metadata(workdir)
     step = find_step(workdir, checkpoint)
     model = create_model(**metadata["model"])
+    path = Path(workdir).absolute() / "checkpoints" / str(step)
+    averaged = any(name.startswith("ema/") for name in stored_shapes(path))
+    params = "ema" if averaged else "params"
     like = abstract_variables(model, metadata["channels"])
-    like = {"params": like["params"], "batch_stats": like.get("batch_stats", {})}
+    like = {params: like["params"], "batch_stats": like.get("batch_stats", {})}
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
     )
-    path = Path(workdir).absolute() / "checkpoints" / str(step)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             variables = checkpointer.restore(
@@ -68,6 +70,7 @@ def load(
             )
     except Exception as error:
         raise corrupt(path) from error
+    variables["params"] = variables.pop(params)
     return model, variables, metadata | {"step": step}
 
 
@@ -154,7 +157,8 @@ def start(
         ValueError: if normalisations differ, a leaf of the same name has another shape,
             or no name is common to both.
     """
-    target = flatten(state.variables)
+    ours = {"params": state.params, "batch_stats": state.batch_stats}
+    target = flatten(ours)
     if Path(path).is_dir():
         _, variables, metadata = load(path)
         found, theirs = flatten(variables), metadata["normalization"]
@@ -163,7 +167,7 @@ def start(
         found = {name: found[name] for name in found.keys() - replaced}
         _check_shapes(path, found, target)
     else:
-        converted = importer.start_from(path, model, state.variables, head=head)
+        converted = importer.start_from(path, model, ours, head=head)
         found, theirs = converted.variables, converted.mapping.normalization
         unused = converted.dropped
     if not found.keys() & target.keys():
@@ -174,7 +178,7 @@ def start(
         value = found.get(jax.tree_util.keystr(path, simple=True, separator="/"))
         return leaf if value is None else jax.device_put(value, leaf.sharding)
 
-    started = jax.tree.map_with_path(take, state.variables)
+    started = jax.tree.map_with_path(take, ours)
     missing = sorted(target.keys() - found.keys())
     return state.replace(**started), tuple(missing), tuple(unused)
 

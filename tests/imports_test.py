@@ -8,6 +8,7 @@ import jaxseg
 LAYERS = (
     ("cli",),
     ("trainer", "report"),
+    ("program",),
     ("settings", "jobs", "exporter"),
     ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard", "report"),
     ("inference",),

@@ -143,18 +143,6 @@ def test_batch_statistics_are_those_of_the_batch_alone(batch):
     np.testing.assert_allclose(got["var"], x.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
 
 
-def test_batches_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"train.batch_size=6 .* take 4 or 8"):
-        create_parallel("jit", 4).check_batch(6, "train.batch_size")
-
-
-def test_unknown_backends_and_missing_devices_are_refused():
-    with pytest.raises(ValueError, match="jit, shard_map, pmap"):
-        create_parallel("xmap")
-    with pytest.raises(ValueError, match="there are 4 devices"):
-        create_parallel("jit", 5)
-
-
 def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
     """The loss is affine in the weight, and what it adds is the head's own loss."""
 
