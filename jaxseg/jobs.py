@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 
 from jaxseg.data.images import IMAGE_SUFFIXES, read_image
+from jaxseg.data.tiff import ROWS, open_windows
 from jaxseg.heatmap import heatmap
 from jaxseg.predictor import Predictor
 from jaxseg.tiled_predictor import TiledPredictor
-from jaxseg.visualize import index_png, overlay_with_legend, write_png
+from jaxseg.visualize import index_png_rows, overlay_with_legend, write_png
 
 PICTURE_PX = 4096
 """The longest side of pictures for the eye: what most viewers open at once."""
@@ -95,39 +96,82 @@ def predict_file(predictor: Predictor | TiledPredictor, job: Job) -> None:
         OSError: if it cannot be read, or its predictions cannot be written.
     """
     metadata = predictor.metadata
-    image = read_image(job.image, metadata["channels"])
-    if job.entropy is None:
-        classes, entropy = predictor(image), None
-    else:
-        classes, entropy = predictor.with_entropy(image)
+    image = _open(predictor, job.image)
+    size, palette = image.shape[:2], metadata["palette"]
+    classes = _Small(size, cv2.INTER_NEAREST)
+    entropies = _Small(size)
     job.index.parent.mkdir(parents=True, exist_ok=True)
-    index_png(job.index, classes, metadata["palette"])
-    # From here on only the small ones are held.
-    image, classes = _shrunk(image), _shrunk(classes, cv2.INTER_NEAREST)
-    write_png(
-        job.overlay,
-        overlay_with_legend(
-            image, classes, metadata["palette"], metadata["class_names"]
-        ),
+    with index_png_rows(job.index, size, palette) as write:
+        for rows, entropy in _strips(predictor, image, job.entropy is not None):
+            write(rows)
+            classes.add(rows)
+            if entropy is not None:
+                entropies.add(entropy.astype(np.float32))
+    shown = _Small(size)
+    for top in range(0, size[0], ROWS):
+        shown.add(image[top : top + ROWS, :])
+    picture = overlay_with_legend(
+        shown.picture(), classes.picture(), palette, metadata["class_names"]
     )
-    if entropy is not None:
-        picture = heatmap(
-            _shrunk(entropy.astype(np.float32)), "sure", "all classes alike"
-        )
+    write_png(job.overlay, picture)
+    if job.entropy is not None:
+        picture = heatmap(entropies.picture(), "sure", "all classes alike")
         write_png(job.entropy, picture)
 
 
-def _shrunk(image: np.ndarray, how: int = cv2.INTER_AREA) -> np.ndarray:
-    """An image as it is, or with its longest side shrunk to `PICTURE_PX`."""
-    height, width = image.shape[:2]
-    scale = PICTURE_PX / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    # OpenCV drops a single channel's axis.
-    return cv2.resize(image, size, interpolation=how).reshape(
-        size[1], size[0], *image.shape[2:]
-    )
+def _open(predictor, path):
+    """The image, to be read by windows where it need not be in memory."""
+    channels = predictor.metadata["channels"]
+    windows = None
+    if isinstance(predictor, TiledPredictor):
+        windows = open_windows(path, channels)
+    return read_image(path, channels) if windows is None else windows
+
+
+def _strips(predictor, image, uncertain):
+    """Classes, and entropies or None, some rows at a time."""
+    if isinstance(predictor, TiledPredictor):
+        yield from predictor.strips(image, uncertain)
+    elif uncertain:
+        yield predictor.with_entropy(image)
+    else:
+        yield predictor(image), None
+
+
+class _Small:
+    """What comes in rows, shrunk by a whole factor to `PICTURE_PX` or less.
+
+    Args:
+        size: height and width.
+        how: to shrink.
+    """
+
+    def __init__(self, size: tuple[int, int], how: int = cv2.INTER_AREA):
+        self._factor = -(-max(size) // PICTURE_PX)
+        self._how = how
+        self._rest: list[np.ndarray] = []
+        self._done: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """Takes the next rows, [h, W] or [h, W, C]."""
+        rows = np.concatenate([*self._rest, rows])
+        whole = len(rows) - len(rows) % self._factor
+        self._shrink(rows[:whole])
+        # A copy, so that no more than these are kept alive.
+        self._rest = [rows[whole:].copy()]
+
+    def picture(self) -> np.ndarray:
+        """All of them."""
+        self._shrink(self._rest.pop())
+        return np.concatenate(self._done)
+
+    def _shrink(self, rows):
+        if not len(rows):
+            return
+        height, width = (-(-n // self._factor) for n in rows.shape[:2])
+        small = cv2.resize(rows, (width, height), interpolation=self._how)
+        # OpenCV drops a single channel's axis.
+        self._done.append(small.reshape(height, width, *rows.shape[2:]))
 
 
 def _search(folder: Path, output: Path) -> Iterator[Path]:

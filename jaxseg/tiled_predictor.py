@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import entr
 
 from jaxseg.data.images import check_image
+from jaxseg.data.tiff import TiffWindows
 from jaxseg.inference import Scorer
 from jaxseg.ops.tiling import tile_starts, weigh
 from jaxseg.sharding import SPLIT, create_parallel
@@ -25,11 +26,12 @@ class TiledPredictor:
         predict = TiledPredictor(scorer, variables, metadata, (512, 512))
         classes = predict(image)
 
-    What grows with the image is the image itself and its class map. Probabilities are
-    kept for the rows that later tiles still add to: a tile's height times the image's
-    width times K + 1 numbers of 4 bytes. Tiles are scored some at a time, split over
-    the devices, by one program whatever the image's size. An image smaller than a tile
-    is continued to its size by its last row and column.
+    Probabilities are kept for the rows that later tiles still add to: a tile's height
+    times the image's width times K + 1 numbers of 4 bytes. What else grows with the
+    image is its class map, if all of it is asked for at once, and the image itself,
+    unless it is read by windows. Tiles are scored some at a time, split over the
+    devices, by one program whatever the image's size. An image smaller than a tile is
+    continued to its size by its last row and column.
 
     Attributes:
         metadata: of the workdir; `class_names` and `palette` say what classes mean.
@@ -75,32 +77,43 @@ class TiledPredictor:
         Raises:
             ValueError: if the image is no such array, or has no pixel.
         """
-        return self._predict(image, uncertain=False)[0]
+        strips = self.strips(image)
+        return np.concatenate([classes for classes, _ in strips])
 
     def with_entropy(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Classes, and how undecided they are; see `Predictor.with_entropy`."""
-        return self._predict(image, uncertain=True)
+        classes, entropy = zip(*self.strips(image, uncertain=True))
+        return np.concatenate(classes), np.concatenate(entropy)
 
-    def _predict(self, image, uncertain):
+    def strips(
+        self, image: np.ndarray | TiffWindows, uncertain: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """The same some rows at a time, from the top to the bottom.
+
+        Args:
+            image: as above, or one that is read by windows.
+            uncertain: whether the entropy is wanted.
+
+        Yields:
+            Classes, uint8 [h, W], and their entropy, float16 [h, W], or None.
+        """
         check_image(image, self.metadata["channels"])
         height, width = image.shape[:2]
-        low, narrow = (max(0, n - m) for n, m in zip(self._size, (height, width)))
-        if low or narrow:
-            image = np.pad(image, ((0, low), (0, narrow), (0, 0)), mode="edge")
-        classes = np.empty(image.shape[:2], np.uint8)
-        entropy = np.empty(image.shape[:2], np.float16) if uncertain else None
         for top, totals in self._strips(image):
-            rows = slice(top, top + len(totals))
-            classes[rows] = totals[..., :-1].argmax(axis=-1)
+            totals = totals[: height - top, :width]
+            entropy = None
             if uncertain:
-                entropy[rows] = _entropy(totals[..., :-1] / totals[..., -1:])
-        kept = slice(height), slice(width)
-        return classes[kept], entropy[kept] if uncertain else None
+                shares = totals[..., :-1] / totals[..., -1:]
+                entropy = _entropy(shares).astype(np.float16)
+            yield totals[..., :-1].argmax(axis=-1).astype(np.uint8), entropy
 
     def _strips(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """First rows of strips, and the strips' sums over tiles, [h, W, K + 1]."""
+        """First rows of strips, and the strips' sums over tiles, [h, W, K + 1].
+
+        Of an image smaller than a tile they are a tile's.
+        """
         height, width = self._size
-        sides = image.shape[:2]
+        sides = np.maximum(image.shape[:2], self._size).tolist()
         tops, lefts = (
             tile_starts(side, n, self._overlap, self._margin)
             for side, n in zip(sides, self._size)
@@ -125,10 +138,11 @@ class TiledPredictor:
             count = len(batch)
             batch += batch[-1:] * (self._batch - count)
             tiles = [image[y : y + height, x : x + width] for y, x in batch]
+            sides = np.maximum(image.shape[:2], self._size)
             batch = {
-                "image": np.stack(tiles),
+                "image": np.stack([_continued(tile, self._size) for tile in tiles]),
                 "corner": np.array(batch, np.int32),
-                "sides": np.tile(np.int32(image.shape[:2]), (self._batch, 1)),
+                "sides": np.tile(np.int32(sides), (self._batch, 1)),
             }
             scored = self._weighed(self._variables, self._parallel.place(batch))
             # The devices are at work on these while those before are added up.
@@ -136,6 +150,12 @@ class TiledPredictor:
                 yield from np.asarray(waiting)
             waiting = scored[:count]
         yield from np.asarray(waiting)
+
+
+def _continued(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A tile of an image that is smaller, by its last row and column."""
+    beyond = [(0, n - m) for n, m in zip(size, tile.shape)]
+    return np.pad(tile, [*beyond, (0, 0)], mode="edge")
 
 
 def _weighed(

@@ -5,7 +5,10 @@ Numpy and PIL only; images are uint8 `[H, W, C]`, label maps integers `[H, W]`.
 
 import os
 import pathlib
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,14 +36,51 @@ def index_png(path: str | os.PathLike, prediction: np.ndarray, palette: Palette)
     Raises:
         ValueError: for numbers that are neither.
     """
-    picture = Image.fromarray(_checked(prediction, len(palette)))
-    picture.putpalette(_table(palette).tobytes())  # turns mode L into P
-    _write(path, picture)
+    prediction = _checked(prediction, len(palette))
+    with index_png_rows(path, prediction.shape, palette) as write:
+        write(prediction)
+
+
+@contextmanager
+def index_png_rows(
+    path: str | os.PathLike, size: tuple[int, int], palette: Palette
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """The same for class numbers that come some rows at a time, and are not kept.
+
+        with index_png_rows(path, (height, width), palette) as write:
+            for rows in strips:
+                write(rows)
+
+    Args:
+        path: of the file; its folder must exist.
+        size: height and width.
+        palette: K RGB colours.
+
+    Yields:
+        A function that takes rows `[h, W]`, from the top to the bottom.
+    """
+    packer = zlib.compressobj()
+
+    def write(rows):
+        rows = _checked(rows, len(palette))
+        # Every row begins with the number of its filter; 0 is none.
+        _chunk(file, b"IDAT", packer.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes()))
+
+    with _aside(path) as aside, open(aside, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        height, width = size
+        # 8 bits; of a palette; the only compression and filtering; not interlaced.
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        _chunk(file, b"PLTE", _table(palette).tobytes())
+        yield write
+        _chunk(file, b"IDAT", packer.flush())
+        _chunk(file, b"IEND", b"")
 
 
 def write_png(path: str | os.PathLike, picture: np.ndarray):
     """Writes a picture, uint8 `[H, W, 3]`, whole or not at all, as `index_png` does."""
-    _write(path, Image.fromarray(picture))
+    with _aside(path) as aside:
+        Image.fromarray(picture).save(aside, format="PNG")
 
 
 def colorize(prediction: np.ndarray, palette: Palette) -> np.ndarray:
@@ -254,11 +294,18 @@ def _beside(picture, sheet):
     return canvas
 
 
-def _write(path, picture):
+@contextmanager
+def _aside(path):
+    """Where to write a file that takes its name when it is whole."""
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        picture.save(aside, format="PNG")
+        yield aside
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _chunk(file, kind, data):
+    file.write(struct.pack(">I", len(data)) + kind + data)
+    file.write(struct.pack(">I", zlib.crc32(kind + data)))

@@ -3,24 +3,27 @@ import errno
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from jaxseg import jobs as jobs_module
 from jaxseg.jobs import Job, plan_jobs, predict_file
 from jaxseg.predictor import Predictor
+from jaxseg.tiled_predictor import TiledPredictor
 
 NAMES = ("road", "sky", "tree")
 PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0))
 
 
+def score(variables, image):
+    """Tells apart dark, middling and bright in the first channel."""
+    del variables
+    x = image[..., :1].astype(jnp.float32) / 255
+    return jnp.concatenate([1 - 2 * x, 0.4 * jnp.ones_like(x), 2 * x - 1], axis=-1)
+
+
 def make(channels=3):
-    """A predictor that tells apart dark, middling and bright in the first channel."""
-
-    def score(variables, image):
-        del variables
-        x = image[..., :1].astype(jnp.float32) / 255
-        return jnp.concatenate([1 - 2 * x, 0.4 * jnp.ones_like(x), 2 * x - 1], axis=-1)
-
+    """A predictor by `score`."""
     metadata = {
         "channels": channels,
         "class_names": NAMES,
@@ -191,15 +194,13 @@ def test_pictures_of_large_images_are_shrunk_and_classes_are_not(tmp_path, monke
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     """The disk fills up in the second file: the first is whole, of it there is none."""
-    save, seen = Image.Image.save, []
+    save = Image.Image.save
 
     def fails(picture, path, **options):
-        seen.append(path)
         save(picture, path, **options)
-        if len(seen) == 2:
-            with open(path, "r+b") as file:
-                file.truncate(20)
-            raise OSError(errno.ENOSPC, "No space left on device")
+        with open(path, "r+b") as file:
+            file.truncate(20)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     job = plan(tmp_path, draw(24, 32))
     monkeypatch.setattr(Image.Image, "save", fails)
@@ -208,3 +209,29 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.png"]
     with Image.open(job.index) as written:
         np.testing.assert_array_equal(np.asarray(written), expect(draw(24, 32)))
+
+
+def test_an_image_that_is_read_by_windows_gives_the_same_files(tmp_path, monkeypatch):
+    """Rows come and go in strips of tiles, bands of the file and blocks of the page."""
+    monkeypatch.setattr(jobs_module, "PICTURE_PX", 30)
+    image = draw(70, 53)
+    tifffile.imwrite(tmp_path / "x.tif", image, tile=(16, 32), compression="zlib")
+    whole = make()
+    tiled = TiledPredictor(score, {}, whole.metadata, (24, 20))
+    written = []
+    for predictor, read in ((whole, "all"), (tiled, "windows")):
+        args = [tmp_path / "x.tif"], tmp_path / read, True
+        (job,) = plan_jobs(*args)
+        if read == "windows":
+            monkeypatch.setattr(jobs_module, "read_image", None)
+        predict_file(predictor, job)
+        pictures = []
+        for path in (job.index, job.overlay, job.entropy):
+            with Image.open(path) as picture:
+                pictures.append(np.asarray(picture).astype(int))
+        written.append(pictures)
+    for ours, theirs in zip(*written):
+        assert ours.shape == theirs.shape
+        # Sums over tiles round where one pass does not.
+        assert np.abs(ours - theirs).max() <= 1
+    np.testing.assert_array_equal(written[1][0], expect(image))

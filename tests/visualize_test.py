@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +9,7 @@ from jaxseg.visualize import (
     VOID_COLOR,
     colorize,
     index_png,
+    index_png_rows,
     overlay,
     overlay_with_legend,
     validation_panel,
@@ -58,7 +60,36 @@ def test_write_png(tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), image)
 
 
-def test_index_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_index_png_can_be_written_row_by_row(tmp_path):
+    """To the byte what all rows at once give: rows are not padded, nor is any lost."""
+    classes = np.random.default_rng(0).integers(0, 3, (37, 23))
+    index_png(tmp_path / "whole.png", classes, PALETTE)
+    with index_png_rows(tmp_path / "rows.png", classes.shape, PALETTE) as write:
+        for rows in np.split(classes, (1, 20, 20, 36)):
+            write(rows)
+    for name in ("whole.png", "rows.png"):
+        with Image.open(tmp_path / name) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), classes)
+    # OpenCV reads the colours by a decoder of its own.
+    colours = cv2.imread(str(tmp_path / "rows.png"))[..., ::-1]
+    np.testing.assert_array_equal(colours, colorize(classes, PALETTE))
+
+
+def test_index_png_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"an older file")
+    _, classes = sample()
+    with (
+        pytest.raises(OSError, match="disk full"),
+        index_png_rows(path, classes.shape, PALETTE) as write,
+    ):
+        write(classes[:1])
+        raise OSError("disk full")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert path.read_bytes() == b"an older file"
+
+
+def test_write_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"an older file")
 
@@ -68,7 +99,7 @@ def test_index_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(OSError, match="disk full"):
-        index_png(path, sample()[1], PALETTE)
+        write_png(path, sample()[0])
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == b"an older file"
 

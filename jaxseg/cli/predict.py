@@ -19,8 +19,9 @@ def add(commands):
         "                    programs, colours for the eye\n"
         "  NAME_overlay.png  the image tinted with these colours, and a legend\n"
         "  NAME_entropy.png  with --uncertainty, how undecided the network is\n\n"
-        "Images too large for memory take --tile, which needs no more of it than the\n"
-        "image, its classes and one strip of tiles. Images that cannot be read are\n"
+        "Images too large for memory take --tile, which needs no more of it than one\n"
+        "strip of tiles and the image; and of TIFFs, which are read by windows where\n"
+        "the extra `tiff` is installed, not even that. Images that cannot be read are\n"
         "named, the others are done, and the exit status is 1.",
         example="jaxseg predict --workdir runs/camvid photos street.jpg "
         "--output predictions",
