@@ -224,7 +224,8 @@ def tiles(
 
     Args:
         scorer: of each tile.
-        size: height and width of a tile, in pixels; no larger than the image.
+        size: height and width of a tile, in pixels; an image smaller than it is
+            continued to it by its last row and column.
         overlap: the least share of a tile's side that it has in common with the next,
             in [0, 1).
         margin: pixels along a tile's edge that are left out, but where the image ends.
@@ -232,11 +233,13 @@ def tiles(
             come out.
 
     Returns:
-        A scorer; it raises ValueError for an image smaller than a tile, or an overlap
-        smaller than two margins.
+        A scorer; it raises ValueError for an overlap smaller than two margins.
     """
 
     def score(variables, image):
+        height, width = image.shape[1:3]
+        below, right = (max(0, n - m) for n, m in zip(size, (height, width)))
+        image = jnp.pad(image, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
         sides = image.shape[1:3]
         starts = [tile_starts(n, m, overlap, margin) for n, m in zip(sides, size)]
         corners = jnp.array(list(itertools.product(*starts)))
@@ -256,6 +259,7 @@ def tiles(
         ).shape[3]
         total = jnp.zeros((*image.shape[:3], classes + 1))
         total, _ = jax.lax.scan(add, total, corners)
+        total = total[:, :height, :width]
         return _log(total[..., :-1]) - jnp.log(total[..., -1:])
 
     return score

@@ -278,9 +278,10 @@ def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys)
     assert printed.out.splitlines()[-1].startswith("1 images in ")
 
 
-def test_predict_by_tiles_gives_what_evaluate_gives(trained, tmp_path):
-    """The one strip by strip, the other by tiles of the whole image."""
-    args = ("--workdir", trained / "resized", "--tile", "16x24")
+@pytest.mark.parametrize("tile", ["16x24", "40x30"])
+def test_predict_by_tiles_gives_what_evaluate_gives(trained, tmp_path, tile):
+    """The one strip by strip, the other by tiles of the whole image, if it is larger."""
+    args = ("--workdir", trained / "resized", "--tile", tile)
     saved, out = tmp_path / "saved", tmp_path / "out"
     more = ("--output", tmp_path / "report.json", "--save-predictions", saved)
     assert run("evaluate", *args, *more) == 0

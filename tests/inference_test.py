@@ -62,6 +62,14 @@ def test_tiles_give_the_whole_where_they_cover_the_receptive_field():
     assert np.abs(off - whole).max() > 1e-3
 
 
+def test_an_image_smaller_than_a_tile_is_continued_to_it():
+    size = IMAGE.shape[1] + 5, 8
+    below = np.pad(IMAGE, ((0, 0), (0, 5), (0, 0), (0, 0)), mode="edge")
+    expected = inference.tiles(convolution, size)(KERNEL, below)
+    scores = inference.tiles(convolution, size)(KERNEL, IMAGE)
+    np.testing.assert_allclose(scores, expected[:, : IMAGE.shape[1]], atol=1e-5)
+
+
 def test_tiles_are_weighed_by_their_gaussian():
     """Two tiles with one constant each, so that the blend is that of the weights."""
 
