@@ -109,6 +109,7 @@ def render(
     names: Sequence[str],
     examples: Sequence[Example],
     calibration: Calibration | None = None,
+    boundary: dict[str, float | None] | None = None,
 ) -> str:
     """Makes the page.
 
@@ -122,6 +123,7 @@ def render(
         names: of the images.
         examples: to look at.
         calibration: of all pixels, where it was measured.
+        boundary: boundary F1 by class, where it was measured.
 
     Returns:
         HTML.
@@ -132,7 +134,7 @@ def render(
     data = {
         "facts": list(facts.items()),
         "charts": charts,
-        "classes": _classes(confusion, metadata),
+        "classes": _classes(confusion, metadata, boundary),
         "confusion": confusion.counts.tolist(),
         "examples": [_example(example, metadata) for example in examples],
         "metadata": metadata,
@@ -213,7 +215,7 @@ def _reliability(calibration):
     }
 
 
-def _classes(confusion, metadata):
+def _classes(confusion, metadata, boundary):
     names = metadata["class_names"]
     scores = confusion.compute(names)
     truth = confusion.counts.sum(axis=1)
@@ -225,6 +227,7 @@ def _classes(confusion, metadata):
             "iou": _number(scores["iou"][name]),
             "accuracy": _number(scores["accuracy"][name]),
             "share": float(part),
+            **({} if boundary is None else {"boundary": _number(boundary[name])}),
         }
         for name, colour, part in zip(names, metadata["palette"], share)
     ]

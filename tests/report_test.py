@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -64,6 +65,7 @@ def page():
         names=[f"a{HOSTILE}"],
         examples=[example],
         calibration=Calibration(count, count * 0.5, correct),
+        boundary={"road": 0.25, HOSTILE: 0.75, "never": math.nan},
     )
 
 
@@ -162,9 +164,10 @@ def test_scores_of_classes(page):
         "iou": 3 / 5,
         "accuracy": 3 / 4,
         "share": 4 / 7,
+        "boundary": 0.25,
     }
     assert other["iou"] == 2 / 4
-    assert never["iou"] is never["accuracy"] is None
+    assert never["iou"] is never["accuracy"] is never["boundary"] is None
 
 
 def test_curves(page):
@@ -285,6 +288,28 @@ def test_the_command(workdir, tmp_path, capsys):
     assert "is a folder" in capsys.readouterr().err
 
 
+def test_boundaries_are_shown_where_this_very_run_was_evaluated(workdir, tmp_path):
+    data = [f"--workdir={workdir}", f"--data-root={tmp_path / 'data'}"]
+    tiled = "--tile=24x24"
+
+    def shown(*options):
+        output = tmp_path / "report.html"
+        assert cli.main(["report", *data, *options, f"--output={output}"]) == 0
+        read = data_of(output.read_text())
+        return [entry.get("boundary") for entry in read["classes"]], dict(read["facts"])
+
+    assert cli.main(["evaluate", *data, tiled, "--metrics=boundary"]) == 0
+    measured = json.loads((workdir / "report.json").read_text())["boundary"]["either"]
+    by_class, facts = shown(tiled)
+    assert by_class == list(measured["by_class"].values()) and all(by_class)
+    assert facts["boundary F1"] == f"{measured['boundary_f1']:.1%}"
+    # Scored in another way, or not measured at all.
+    by_class, facts = shown()
+    assert by_class == [None] * 3 and "boundary F1" not in facts
+    assert cli.main(["evaluate", *data]) == 0
+    assert shown()[0] == [None] * 3
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window, where it and selenium are installed."""
@@ -348,6 +373,8 @@ def test_in_a_browser(browser, page, tmp_path):
     find(".stack").send_keys(right * 20 + down)
     assert find("#examples output").text.startswith("truth ")
 
+    titles = [cell.text for cell in browser.find_elements("css selector", "thead th")]
+    assert titles == ["class", "IoU", "accuracy", "boundary F1", "pixels"]
     find("th:nth-child(2) button").send_keys(" ")
     first = [
         row.text.split()[0] for row in browser.find_elements("css selector", "tbody tr")

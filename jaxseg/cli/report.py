@@ -1,10 +1,12 @@
 """`jaxseg report`: a page to look at a run with."""
 
+import json
 import tempfile
 import time
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
+from jaxseg.cli.evaluate import REPORT
 from jaxseg.cli.scoring import add_scoring, open_scoring, score_split
 
 
@@ -18,7 +20,8 @@ def add(commands):
         description="Scores a network and makes one HTML page of it that needs nothing\n"
         "else, to open in any browser: summary, curves of the training, scores and\n"
         "confusions of the classes, calibration, and the best, median and worst images\n"
-        "with their truth, prediction and errors.",
+        "with their truth, prediction and errors. Boundary F1 is shown where `jaxseg\n"
+        "evaluate --metrics boundary` has left it in the workdir, for the same scoring.",
         example="jaxseg report --workdir runs/camvid --output report.html",
     )
     add_scoring(parser)
@@ -59,9 +62,13 @@ def run(args) -> int:
         card.save(counts)
         about, by_image = load_counts(counts)
         images, names = by_image["iou"], about["images"]
+        scores = confusion.compute(
+            metadata["class_names"], absent=metadata["eval"]["absent"]
+        )
+        boundary = _boundary(scoring, source, scores, Path(args.workdir))
         page = render(
             f"{Path(args.workdir).resolve().name}, step {metadata['step']}",
-            _facts(scoring, source, confusion, calibration, images),
+            _facts(scoring, source, scores, calibration, images, boundary),
             without_nan(metadata),
             log=read_log(args.workdir),
             confusion=confusion,
@@ -69,6 +76,7 @@ def run(args) -> int:
             names=names,
             examples=list(_examples(source, predictions, images)),
             calibration=calibration,
+            boundary=boundary and boundary["by_class"],
         )
     write_atomically(args.output, page)
     print(
@@ -78,17 +86,33 @@ def run(args) -> int:
     return 0
 
 
-def _facts(scoring, source, confusion, calibration, images):
+def _boundary(scoring, source, scores, workdir):
+    """Boundary F1 that `jaxseg evaluate` has left in the workdir, if of this very run."""
+    path = workdir / REPORT
+    try:
+        evaluation = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    here = {
+        "scoring": scoring.description,
+        "split": source.split,
+        "images": len(source),
+        "iou": without_nan(scores["iou"]),
+    }
+    if {key: evaluation.get(key) for key in here} != here:
+        return None
+    return evaluation.get("boundary", {}).get("either")
+
+
+def _facts(scoring, source, scores, calibration, images, boundary):
     import jax
 
-    metadata = scoring.metadata
-    scores = confusion.compute(
-        metadata["class_names"], absent=metadata["eval"]["absent"]
-    )
     spread = images.compute()
     parameters = sum(x.size for x in jax.tree.leaves(scoring.variables["params"]))
+    measured = {"boundary F1": f"{boundary['boundary_f1']:.1%}"} if boundary else {}
     return {
         "mIoU": f"{scores['miou']:.1%}",
+        **measured,
         "pixel accuracy": f"{scores['pixel_accuracy']:.1%}",
         "mean accuracy": f"{scores['mean_accuracy']:.1%}",
         "frequency-weighted IoU": f"{scores['fw_iou']:.1%}",
