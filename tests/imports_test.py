@@ -7,7 +7,7 @@ import jaxseg
 
 LAYERS = (
     ("cli",),
-    ("trainer", "report"),
+    ("trainer", "report", "plan"),
     ("program",),
     ("settings", "jobs", "exporter"),
     ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard", "report"),

@@ -12,6 +12,7 @@ from jaxseg.cli import (
     compare,
     evaluate,
     export,
+    plan,
     predict,
     report,
     upper_bounds,
@@ -26,6 +27,7 @@ COMMANDS = (
     report.add,
     predict.add,
     export.add,
+    plan.add,
     weights.add_import,
     weights.add_export,
 )
@@ -41,7 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 1 for a failure, whose reason is on stderr as
         `error: ...`. A wrong usage ends the process with status 2.
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, others = parser.parse_known_args(argv)
+    if others and not args.takes_config:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    args.overrides = others
     if not args.debug:
         # When a file of a checkpoint is missing, TensorStore's threads would print a
         # traceback for every other read that was under way.
@@ -69,13 +75,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="jaxseg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Uses networks that train.py has trained. A workdir is the folder\n"
-        "that was given to train.py; it holds all that these commands need to know.",
+        "that was given to train.py; it holds all that these commands need to know.\n"
+        "Only plan comes before training.",
         epilog="example:\n"
         "  python train.py --config configs/shapes.py --workdir runs/shapes\n"
         "  jaxseg evaluate --workdir runs/shapes\n"
         "  jaxseg predict --workdir runs/shapes photos --output predictions\n\n"
         "`jaxseg COMMAND --help` says more of a command.",
     )
+    # What is left over is for the config, where a command takes one.
+    parser.set_defaults(takes_config=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)

@@ -1,0 +1,202 @@
+"""`jaxseg plan`: what a training step will cost, before there are devices."""
+
+import argparse
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from jaxseg.cli.common import add_command, check_writable
+
+
+def add(commands):
+    """Describes `jaxseg plan`."""
+    parser = add_command(
+        commands,
+        "plan",
+        run,
+        summary="say what training will take on devices that are not here",
+        description="Compiles the training step of a config for TPUs (by libtpu, no TPU\n"
+        "is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
+        "lower bounds on its time, and the largest batch that fits. The config's keys\n"
+        "are set as for train.py: --config.train.batch_size=64. docs/plan.md says what\n"
+        "the figures mean. A large network takes minutes for each compilation.",
+        example="jaxseg plan --config configs/unet_camvid.py --classes 11 \\\n"
+        "    --topology v5e:16x16 --mesh data=64,space=4 --output plan.json",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="as train.py's")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="a TPU slice, as v5e:16x16 or v5p:4x4x4, or fake devices, as cpu:8",
+    )
+    parser.add_argument(
+        "--mesh",
+        type=_mesh,
+        default={},
+        metavar="data=N,space=N",
+        help="how the devices are used (default: as the config's parallel section)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        metavar="K",
+        help="plan without the data, for RGB images (default: read the data set)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="HxW",
+        help="of training images, where the config leaves it to the data",
+    )
+    parser.add_argument(
+        "--stage", metavar="NAME", help="which to plan, of a config with stages"
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="that a device has (default: by the chip's data sheet)",
+    )
+    parser.add_argument(
+        "--compilations",
+        type=int,
+        default=4,
+        metavar="N",
+        help="at most, to search the largest batch with (default: 4)",
+    )
+    parser.add_argument(
+        "--no-search", action="store_true", help="do not search the largest batch"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="JSON to write as well"
+    )
+    parser.set_defaults(takes_config=True)
+
+
+def run(args) -> int:
+    """Does what `add` describes."""
+    import json
+    import platform
+    from datetime import date
+
+    import jax
+
+    from jaxseg.data.prepare import write_atomically
+    from jaxseg.plan.planner import make_plan
+    from jaxseg.plan.report import describe
+    from jaxseg.plan.topology import GIB, open_topology
+
+    if args.output is not None:
+        check_writable(args.output.parent)
+    topology = open_topology(args.topology)
+    config = _stage(_read_config(args.config, args.overrides), args.stage)
+    config.parallel.update(args.mesh)
+    num_classes, image_shape = _images(config, args.classes, args.image_size)
+    plan = make_plan(
+        config,
+        topology,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        memory=args.memory and round(args.memory * GIB),
+        compilations=0 if args.no_search else args.compilations,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(describe(plan))
+    if args.output is not None:
+        made = {
+            "config": [args.config, *args.overrides],
+            "date": date.today().isoformat(),
+            "jax": jax.__version__,
+            "libtpu": metadata.version("libtpu") if topology.chip else None,
+            "python": platform.python_version(),
+        }
+        write_atomically(args.output, json.dumps(made | plan, indent=1) + "\n")
+    return 0
+
+
+def _read_config(path: str, overrides: list[str]):
+    """The config with its keys set, as train.py reads them."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    # A config imports others as `configs.NAME`, from the folder around its own.
+    for folder in (Path(path).resolve().parent.parent, Path.cwd()):
+        sys.path.append(str(folder))
+    argv = ["jaxseg", f"--config={path}", *overrides]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "", flag_values=values, sys_argv=argv
+    )
+    try:
+        others = values(argv)[1:]
+    except flags.Error as error:
+        raise ValueError(str(error)) from None
+    except (AttributeError, KeyError) as error:
+        while isinstance(error.args[0], Exception):  # ml_collections wraps them
+            error = error.args[0]
+        text = " ".join(error.args[0].split())
+        raise ValueError(f"the config has no key {text}") from None
+    if others:
+        raise ValueError(f"Unexpected arguments: {' '.join(others)}")
+    return holder.value
+
+
+def _stage(config, name: str | None):
+    """The config itself, or that of one of its stages."""
+    from jaxseg.settings import stages
+
+    if not config.stages:
+        return config
+    known = {folder.name: stage for stage, folder in stages(config, Path())}
+    if name not in known:
+        raise ValueError(
+            f"The config has stages, and one is planned at a time: give --stage one of "
+            f"{', '.join(known)}."
+        )
+    return known[name]
+
+
+def _images(config, classes: int | None, size: tuple[int, int] | None):
+    """The number of classes and the (H, W, C) of training images, as in a run."""
+    from jaxseg import data, settings
+
+    fixed = config.augment.crop_px or config.data.image_size
+    if fixed and size and tuple(fixed) != size:
+        raise ValueError(
+            f"--image-size {size[0]}x{size[1]}, but the config feeds "
+            f"{fixed[0]}x{fixed[1]}; set augment.crop_px or data.image_size instead."
+        )
+    size = size or fixed
+    if classes is not None and size:
+        return classes, (*size, 3)
+    try:
+        source = data.create_source(
+            split=config.data.train_split, **settings.dataset(config)
+        )
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{error}\nTo plan without the data, give --classes K"
+            f"{'' if size else ' and --image-size HxW'}."
+        ) from error
+    info = source.info
+    return classes or info.num_classes, (*(size or source.sizes[0]), info.channels)
+
+
+def _mesh(text: str) -> dict[str, int]:
+    mesh = {}
+    for part in text.split(","):
+        axis, _, count = part.partition("=")
+        if axis not in ("data", "space") or not count.removeprefix("-").isdecimal():
+            raise argparse.ArgumentTypeError(
+                f"{text}: give the devices along data and space, as data=64,space=4"
+            )
+        mesh[axis] = int(count)
+    return mesh
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise argparse.ArgumentTypeError(f"{text}: give height x width, as 512x512")
+    return int(height), int(width)

@@ -1,0 +1,135 @@
+"""What devices say to each other in a compiled program, read from its text."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One instruction.
+
+    Attributes:
+        kind: one of `KINDS`.
+        size: bytes of the whole array on one device: before a reduce-scatter, after
+            any other.
+        group: number of devices that take part together.
+    """
+
+    kind: str
+    size: int
+    group: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device has to send at least, as it does around a ring.
+
+          all-reduce                              2 (n - 1) / n size
+          all-gather, reduce-scatter, all-to-all    (n - 1) / n size
+          collective-permute                                    size
+
+        Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
+        clusters of workstations", 2009.
+        """
+        if self.kind == "collective-permute":
+            return float(self.size)
+        share = (self.group - 1) / self.group
+        return (2 if self.kind == "all-reduce" else 1) * share * self.size
+
+
+_INSTRUCTION = re.compile(
+    rf'^\s*(?:ROOT )?%?\S+ = ([^%"]*?) ({"|".join(KINDS)})(-start)?\('
+)
+_ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+_LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+
+
+def parse_collectives(hlo: str, devices: int) -> list[Collective]:
+    """Reads the collectives of a compiled program.
+
+    An asynchronous one counts where it starts. On TPUs a reduce-scatter is a fused
+    computation of that name around an all-reduce, and counts as what it is. A loop's
+    body counts once, however often it runs.
+
+    Args:
+        hlo: the program's text, `compiled.as_text()`.
+        devices: that it runs on, which are one group where no groups are named.
+
+    Returns:
+        The collectives in the order of the text.
+    """
+    found, scattered = [], False
+    for line in hlo.splitlines():
+        if line.endswith("{") and " = " not in line.split("->")[0]:
+            scattered = line.lstrip("%").startswith("all-reduce-scatter")
+        match = _INSTRUCTION.match(line)
+        if match is None:
+            continue
+        shape, kind, start = match.groups()
+        if start and kind != "all-reduce":
+            shape = _elements(shape)[1]  # of (operands, results, ...)
+        size, group = _bytes(shape), _group(line, devices)
+        if kind == "reduce-scatter":
+            size *= group
+        elif kind == "all-reduce" and scattered:
+            kind = "reduce-scatter"
+        found.append(Collective(kind, size, group))
+    return found
+
+
+def summarize(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
+    """Adds up by kind: `count`, `bytes` (of the arrays) and `sent_bytes`."""
+    total: dict[str, dict[str, float]] = {}
+    for one in collectives:
+        row = total.setdefault(one.kind, {"count": 0, "bytes": 0, "sent_bytes": 0.0})
+        row["count"] += 1
+        row["bytes"] += one.size
+        row["sent_bytes"] += one.sent
+    return total
+
+
+def _bytes(shape: str) -> int:
+    """Of `f32[2,3]{1,0}` or a tuple of such, without the padding of layouts."""
+    total = 0
+    for dtype, bits, dims in _ARRAY.findall(shape):
+        count = math.prod(int(d) for d in dims.split(",") if d)
+        total += math.ceil(count * (8 if dtype == "pred" else int(bits)) / 8)
+    return total
+
+
+def _elements(shape: str) -> list[str]:
+    """The outermost elements of a tuple's shape."""
+    elements, depth = [""], 0
+    for character in shape.strip()[1:-1]:
+        depth += (character in "({[") - (character in ")}]")
+        if character == "," and not depth:
+            elements.append("")
+        else:
+            elements[-1] += character
+    return elements
+
+
+def _group(line: str, devices: int) -> int:
+    if match := _LISTED.search(line):
+        return match[1].count(",") + 1
+    if match := _IOTA.search(line):
+        return int(match[1])
+    if match := _MESH.search(line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        # Part of an axis is written 'name':(what is before it)its size.
+        return math.prod(
+            int(part or sizes[name])
+            for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
+        )
+    return devices

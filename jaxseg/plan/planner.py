@@ -1,0 +1,297 @@
+"""Compiles a run's training step for a topology and says what it will take."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import settings
+from jaxseg.plan.collectives import parse_collectives, summarize
+from jaxseg.plan.report import named
+from jaxseg.plan.search import largest_batch
+from jaxseg.plan.topology import HOP_SECONDS, Topology
+from jaxseg.program import Program
+from jaxseg.sharding import create_parallel
+
+# Only their kind counts for a plan; none is a number that a compiler could leave out.
+NORMALIZATION = {"mean": (127.0,), "std": (64.0,)}
+
+_NEEDED = re.compile(r"(?:[Uu]sed|temporaries \() ?([\d.]+)([KMGT])")
+
+
+def make_plan(
+    config: ConfigDict,
+    topology: Topology,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    memory: int | None = None,
+    compilations: int = 4,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Compiles the step, and others where it does not fit, and works out the bounds.
+
+    Args:
+        config: as `configs/default.py`.
+        topology: the devices.
+        num_classes: K.
+        image_shape: (H, W, C) of a training image.
+        memory: bytes that a device has; None for what its data sheet says.
+        compilations: to search the largest batch with, at most; 0 for no search.
+        say: called with a line before each compilation.
+
+    Returns:
+        A tree of dicts and lists that JSON can hold; see docs/plan.md.
+
+    Raises:
+        ValueError: if the config cannot be built or does not fit the devices.
+    """
+    settings.check(config)
+    limit = memory or (topology.chip and topology.chip.usable)
+
+    def measure(changes):
+        say(f"compiling {named(changes) or 'the step'} for {topology.name} ...")
+        return compile_step(
+            _changed(config, changes), topology, num_classes, image_shape, limit
+        )
+
+    parallel = create_parallel(**config.parallel, devices=topology.devices)
+    shards = parallel.mesh.shape["data"]
+    batch = config.train.batch_size
+    step = measure({})
+    plan: dict[str, Any] = {
+        "model": settings.model(config, num_classes),
+        "image_shape": list(image_shape),
+        "batch_size": batch,
+        "parallel": config.parallel.to_dict() | dict(parallel.mesh.shape),
+        "topology": {
+            "name": topology.name,
+            "devices": parallel.mesh.size,
+            "chip": topology.chip and vars(topology.chip),
+        },
+        "memory_limit": limit,
+        "step": step,
+    }
+    if topology.chip and step["flops"] is not None:
+        plan["bounds"] = bounds(step, topology, batch)
+    largest = None
+    if limit and compilations:
+        largest = plan["largest_batch"] = _search(
+            step, batch // shards, shards, limit, compilations, measure
+        )
+    if step["fits"] is False:
+        plan["cures"] = _cures(config, parallel.mesh, largest, measure)
+    return plan
+
+
+def compile_step(
+    config: ConfigDict,
+    topology: Topology,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    limit: int | None,
+) -> dict[str, Any]:
+    """Compiles a training step ahead of time.
+
+    Args:
+        config: as `configs/default.py`.
+        topology: the devices.
+        num_classes: K.
+        image_shape: (H, W, C) of a training image.
+        limit: bytes that a device has; None if that is not known.
+
+    Returns:
+        Of one device: `bytes` in all and by kind in `memory`, whether that `fits`,
+        `flops`, `bytes_accessed` and `collectives` as `summarize` gives them, and the
+        seconds that it took. Where the compiler gave up for want of memory all but
+        `bytes` and `fits` is None, and `bytes` is what it says that it needed.
+    """
+    parallel = create_parallel(**config.parallel, devices=topology.devices)
+    if parallel.backend == "pmap":
+        raise ValueError(
+            "A plan needs --config.parallel.backend=jit or shard_map; pmap runs the "
+            "same step as shard_map."
+        )
+    parallel.check_batch(config.train.batch_size, "train.batch_size")
+    # Weights of the classes would need the data; any positive ones cost the same.
+    weighted = config.loss.class_weights != "none"
+    weights = np.linspace(0.5, 1.5, num_classes, dtype=np.float32) if weighted else None
+    program = Program(
+        config,
+        parallel,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        normalization=NORMALIZATION,
+        loss_fn=settings.loss(config, weights),
+    )
+    start = time.monotonic()
+    found: dict[str, Any] = dict.fromkeys(
+        ("bytes", "fits", "memory", "flops", "bytes_accessed", "collectives")
+    )
+    try:
+        compiled = program.train_step.lower(program.state, program.batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found |= {"fits": False, "bytes": needed_bytes(str(error))}
+    else:
+        memory = _memory(compiled.memory_analysis())
+        total = sum(memory.values())
+        cost = compiled.cost_analysis()
+        found |= {
+            "bytes": total,
+            "fits": None if limit is None else total <= limit,
+            "memory": memory,
+            "flops": cost["flops"],
+            "bytes_accessed": cost["bytes accessed"],
+            "collectives": summarize(
+                parse_collectives(compiled.as_text(), parallel.mesh.size)
+            ),
+        }
+    return found | {"compile_seconds": round(time.monotonic() - start, 1)}
+
+
+def _memory(stats) -> dict[str, int]:
+    """Bytes of one device by kind; what the outputs reuse counts once."""
+    return {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "program": stats.generated_code_size_in_bytes,
+    }
+
+
+def needed_bytes(error: str) -> int | None:
+    """How much memory a program would have needed, from the compiler's refusal."""
+    match = _NEEDED.search(error)
+    if match is None:
+        return None
+    return round(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1))
+
+
+def bounds(
+    step: dict[str, Any], topology: Topology, batch_size: int
+) -> dict[str, float]:
+    """What the chip's data sheet lets a step take at least.
+
+    Its computation takes flops / peak, its memory traffic bytes / bandwidth, and the
+    network what each device has to send / the bandwidth of its links. If all are hidden
+    behind the longest, a step takes its time: no step is faster. If nothing of the
+    network is hidden behind the rest, it comes on top of it, and with it one trip
+    across the slice for each collective.
+
+    One device alone would do its share of the batch in the longer of computation and
+    memory traffic. That time over a step's is the scaling efficiency.
+
+    Args:
+        step: from `compile_step`.
+        topology: with a chip.
+        batch_size: of all devices together.
+
+    Returns:
+        Seconds `compute`, `memory`, `network`, `latency`, `step_at_least`,
+        `step_unhidden`; images per second `images_at_most`, `images_unhidden`; shares
+        `efficiency_at_most`, `efficiency_unhidden`.
+    """
+    chip = topology.chip
+    rows = step["collectives"].values()
+    sent = sum(row["sent_bytes"] for row in rows)
+    compute = step["flops"] / chip.flops
+    memory = step["bytes_accessed"] / chip.memory_bandwidth
+    network = sent / topology.send_bandwidth if sent else 0.0
+    latency = sum(row["count"] for row in rows) * topology.hops * HOP_SECONDS
+    alone = max(compute, memory)
+    hidden, unhidden = max(alone, network), alone + network + latency
+    return {
+        "compute": compute,
+        "memory": memory,
+        "network": network,
+        "latency": latency,
+        "step_at_least": hidden,
+        "step_unhidden": unhidden,
+        "images_at_most": batch_size / hidden,
+        "images_unhidden": batch_size / unhidden,
+        "efficiency_at_most": alone / hidden,
+        "efficiency_unhidden": alone / unhidden,
+    }
+
+
+def _cures(config, mesh, largest, measure) -> list[dict[str, Any]]:
+    """Compiles what may fit instead: remat, a smaller batch unless that was searched.
+
+    A smaller batch saves what splitting the rows of the same images would, without
+    rows to exchange: so space is tried only where a batch of one image is too large.
+    """
+    cures = []
+
+    def attempt(changes):
+        try:
+            step = measure(changes)
+        except ValueError as error:  # maps too low to be split, say
+            step = {"fits": False, "bytes": None, "refused": str(error)}
+        kept = ("fits", "bytes", "compile_seconds", "refused")
+        cures.append(
+            {"changes": changes} | {key: step[key] for key in kept if key in step}
+        )
+        return step["fits"]
+
+    data, space = mesh.shape["data"], mesh.shape["space"]
+    remat = {} if config.model.remat else {"model.remat": True}
+    cured = bool(remat) and attempt(remat)
+    if largest:
+        small = largest["per_shard"] > 0
+    else:
+        small, batch = False, config.train.batch_size
+        while batch > data and not small:
+            batch = data * (batch // data // 2)
+            small = attempt({"train.batch_size": batch})
+    if small:
+        return cures
+    while config.parallel.backend == "jit" and data % 2 == 0 and space < 8:
+        data, space = data // 2, space * 2
+        spread = {
+            "parallel.data": data,
+            "parallel.space": space,
+            "train.batch_size": data,
+        }
+        if attempt(spread) or (not cured and remat and attempt(remat | spread)):
+            break
+    return cures
+
+
+def _search(step, first, shards, limit, compilations, measure) -> dict[str, Any]:
+    """The largest batch, from the step that is compiled already."""
+    seen = {}
+
+    def fits(batch):
+        found = measure({"train.batch_size": batch * shards}) if seen else step
+        # A compiler that does not say what it needed: a little more than there is.
+        seen[batch] = found["bytes"] or limit + limit // 8
+        return seen[batch], found["fits"]
+
+    # The rest of a step is for the most part what its batch needs.
+    memory = step["memory"] or {"arguments": 0, "program": 0}
+    low, high = largest_batch(
+        fits,
+        first,
+        limit,
+        fixed=memory["arguments"] + memory["program"],
+        compilations=compilations + 1,
+    )
+    return {
+        "per_shard": low,
+        "global": low * shards,
+        "per_shard_too_large": high,
+        "tried_bytes": {str(batch): seen[batch] for batch in sorted(seen)},
+    }
+
+
+def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.update_from_flattened_dict(changes)
+    return changed

@@ -1,0 +1,106 @@
+"""A plan in words."""
+
+from typing import Any
+
+from jaxseg.plan.topology import GIB
+
+
+def describe(plan: dict[str, Any]) -> str:
+    """What `make_plan` found, for the eye."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan):
+    step, limit = plan["step"], plan["memory_limit"]
+    height, width, channels = plan["image_shape"]
+    mesh = plan["parallel"]
+    yield (
+        f"{plan['model']['name']}, {plan['model']['dtype']}, images of "
+        f"{height}x{width}x{channels}, {plan['model']['num_classes']} classes, batches "
+        f"of {plan['batch_size']} ({plan['batch_size'] // mesh['data']} for each of "
+        f"data={mesh['data']})"
+    )
+    yield (
+        f"{plan['topology']['name']}: {plan['topology']['devices']} devices, "
+        f"data={mesh['data']} x space={mesh['space']}, {mesh['backend']}"
+        f"{', fsdp' if mesh['fsdp'] else ''}; compiled in {step['compile_seconds']} s"
+    )
+    yield ""
+    yield from _memory_lines(step, limit)
+    if step["flops"] is not None:
+        yield ""
+        yield from _work_lines(step)
+    if "bounds" in plan:
+        yield ""
+        yield from _bound_lines(plan["bounds"])
+    for cure in plan.get("cures", ()):
+        needs = f", {_gib(cure['bytes'])} GiB" if cure.get("bytes") else ""
+        verdict = "fits" if cure["fits"] else cure.get("refused", "does not fit either")
+        yield f"with {named(cure['changes'])}: {verdict}{needs}"
+    if "largest_batch" in plan:
+        yield from _batch_lines(plan["largest_batch"], mesh["data"])
+
+
+def _memory_lines(step, limit):
+    needs = "?" if step["bytes"] is None else _gib(step["bytes"])
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "limit unknown"}[step["fits"]]
+    of = "" if limit is None else f" of {_gib(limit)} GiB"
+    yield f"memory of a device     {needs} GiB{of}: {verdict}"
+    for kind, size in (step["memory"] or {}).items():
+        yield f"  {kind:12} {_gib(size):>10}"
+
+
+def _work_lines(step):
+    yield "a step, on each device"
+    yield f"  {'FLOPs':20} {step['flops']:10.3g}"
+    yield f"  {'bytes accessed':20} {step['bytes_accessed']:10.3g}"
+    yield f"  {'collectives':20} {'count':>10} {'MB':>10} {'MB sent':>10}"
+    for kind, row in step["collectives"].items():
+        yield (
+            f"  {kind:20} {row['count']:10} {row['bytes'] / 1e6:10.2f} "
+            f"{row['sent_bytes'] / 1e6:10.2f}"
+        )
+
+
+def _bound_lines(bound):
+    yield (
+        f"lower bounds: computation {_ms(bound['compute'])}, memory "
+        f"{_ms(bound['memory'])}, network {_ms(bound['network'])}"
+    )
+    yield (
+        f"a step takes at least {_ms(bound['step_at_least'])}: at most "
+        f"{bound['images_at_most']:,.0f} images/s"
+    )
+    yield (
+        f"with none of the network hidden, and {_ms(bound['latency'])} of latency: "
+        f"{_ms(bound['step_unhidden'])}, {bound['images_unhidden']:,.0f} images/s"
+    )
+    yield (
+        f"scaling efficiency against one device: {bound['efficiency_unhidden']:.1%} "
+        f"to {bound['efficiency_at_most']:.1%}"
+    )
+
+
+def _batch_lines(found, shards):
+    low, high = found["per_shard"], found["per_shard_too_large"]
+    if not low:
+        yield f"largest batch: not even {high} for each of data={shards} fits"
+        return
+    beyond = "no larger one was tried" if high is None else f"{high} does not"
+    yield (
+        f"largest batch: {low} for each of data={shards} fits, {beyond}; "
+        f"train.batch_size={found['global']}"
+    )
+
+
+def named(changes: dict[str, Any]) -> str:
+    """Changes of a config as `key=value, ...`."""
+    return ", ".join(f"{key}={value}" for key, value in changes.items())
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"

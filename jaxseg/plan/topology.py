@@ -1,0 +1,175 @@
+"""TPU chips by their data sheets, and slices of them that need not be here."""
+
+import contextlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+
+GIB = 1 << 30
+
+HOP_SECONDS = 1e-6
+"""A message to the next chip: https://jax-ml.github.io/scaling-book/sharding."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One TPU chip.
+
+    Attributes:
+        memory: bytes, by the data sheet.
+        usable: bytes of it that programs may have, as libtpu 0.0.42 says when one of
+            them needs more.
+        memory_bandwidth: bytes per second.
+        flops: peak floating-point operations per second, bfloat16.
+        link_bandwidth: bytes per second of one link to a neighbour, one way.
+        axes: of the torus.
+        source: the data sheet.
+    """
+
+    memory: int
+    usable: int
+    memory_bandwidth: float
+    flops: float
+    link_bandwidth: float
+    axes: int
+    source: str
+
+
+def _chip(memory, usable, memory_bandwidth, flops, all_reduce, axes, name):
+    # The sheets give an all-reduce bandwidth per pod or a bandwidth per chip: what a
+    # chip sends over all of its links, two for each axis.
+    return Chip(
+        memory=round(memory * GIB),
+        usable=round(usable * GIB),
+        memory_bandwidth=memory_bandwidth,
+        flops=flops,
+        link_bandwidth=all_reduce / (2 * axes),
+        axes=axes,
+        source=f"https://cloud.google.com/tpu/docs/{name}",
+    )
+
+
+CHIPS = {
+    "v4": _chip(32, 30.75, 1200e9, 275e12, 1.1e15 / 4096, 3, "v4"),
+    "v5e": _chip(16, 15.75, 819e9, 197e12, 51.2e12 / 256, 2, "v5e"),
+    "v5p": _chip(95, 95.74, 2765e9, 459e12, 1200e9 / 2, 3, "v5p"),
+    "v6e": _chip(32, 31.25, 1600e9, 918e12, 102.4e12 / 256, 2, "v6e"),
+}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Devices to compile for.
+
+    Attributes:
+        name: such as "v5e:16x16", or "cpu:8" for fake devices.
+        shape: of the slice, in chips.
+        chip: its figures; None for a CPU.
+        devices: descriptions of the devices, or fake ones.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    chip: Chip | None
+    devices: tuple[Any, ...]
+
+    @cached_property
+    def _wraps(self) -> tuple[bool, ...]:
+        """Which axes are rings: a whole pod's, or those of whole cubes of 4x4x4."""
+        if self.chip.axes == 2:
+            return tuple(size == 16 for size in self.shape)
+        return (all(size % 4 == 0 for size in self.shape),) * len(self.shape)
+
+    @property
+    def send_bandwidth(self) -> float:
+        """Bytes per second that every chip can send, those in the corners too."""
+        links = sum(
+            2 if wraps else int(size > 1)
+            for size, wraps in zip(self.shape, self._wraps)
+        )
+        return links * self.chip.link_bandwidth
+
+    @property
+    def hops(self) -> int:
+        """Links between the two chips that are farthest apart."""
+        return sum(
+            size // 2 if wraps else size - 1
+            for size, wraps in zip(self.shape, self._wraps)
+        )
+
+
+def open_topology(name: str) -> Topology:
+    """Makes the devices that a name stands for; call it before JAX has any.
+
+    Args:
+        name: a chip and the shape of a slice, as "v5e:4x4" or "v4:2x2x4", or "cpu:8".
+
+    Returns:
+        The `Topology`.
+
+    Raises:
+        ValueError: if there is no such chip or slice, or libtpu is not installed.
+    """
+    kind, _, size = name.partition(":")
+    if kind not in ("cpu", *CHIPS) or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
+        raise ValueError(
+            f"topology {name!r} is unknown; give a chip of {', '.join(CHIPS)} and the "
+            "shape of its slice, as v5e:16x16, or fake devices, as cpu:8."
+        )
+    shape = tuple(int(n) for n in size.split("x"))
+    # Nothing is computed: an accelerator that is here stays free for others.
+    jax.config.update("jax_platforms", "cpu")
+    if kind == "cpu":
+        return Topology(name, shape, None, _fake_devices(shape))
+    chip = CHIPS[kind]
+    if len(shape) != chip.axes:
+        raise ValueError(
+            f"topology {name!r}: a slice of {kind} has {chip.axes} axes, as "
+            f"{kind}:{'x'.join(['4'] * chip.axes)}."
+        )
+    return Topology(name, shape, chip, _tpu_devices(kind, shape))
+
+
+def _fake_devices(shape):
+    count = shape[0]
+    if len(shape) > 1:
+        raise ValueError("topology of CPU devices: give their number, as cpu:8.")
+    # Too late where JAX has started; then there may be enough all the same.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices()
+    if len(devices) < count:
+        raise ValueError(
+            f"topology cpu:{count}: JAX has started with {len(devices)} devices; plan "
+            "in a new process."
+        )
+    return tuple(devices[:count])
+
+
+def _tpu_devices(kind, shape):
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            "Programs for TPUs are compiled by libtpu, which is not installed: "
+            "pip install 'jaxseg[plan]'. No TPU is needed."
+        )
+    # Else it asks the cloud's metadata server which TPU this machine has.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental.topologies import get_topology_desc
+
+    options = {}
+    if max(shape) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if kind == "v4":  # as JAX runs on it: both cores of a chip are one device
+        options["chip_config_name"] = "megacore"
+    name = f"{kind}:{'x'.join(map(str, shape))}"
+    try:
+        return tuple(get_topology_desc(name, "tpu", **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"topology {name!r} is not a slice there is: {error}"
+        ) from None

@@ -1,0 +1,67 @@
+"""The largest batch, on functions whose answer is known."""
+
+import pytest
+
+from jaxseg.plan.search import largest_batch
+
+
+def measured(memory, limit, calls):
+    def measure(batch):
+        calls.append(batch)
+        return memory(batch), memory(batch) <= limit
+
+    return measure
+
+
+def brute_force(memory, limit):
+    batch = 0
+    while memory(batch + 1) <= limit:
+        batch += 1
+    return batch
+
+
+MEMORIES = {
+    "linear": lambda b: 1000 + 37 * b,
+    "nothing fixed": lambda b: 50 * b,
+    "in steps": lambda b: 1000 + 37 * b + 200 * (b // 8),
+    "bends": lambda b: 1000 + 37 * b + b * b // 3,
+    "flat at first": lambda b: 1000 + max(0, b - 20) * 60,
+}
+
+
+@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+@pytest.mark.parametrize("first", [1, 4, 17, 200])
+def test_finds_the_largest(memory, first):
+    limit, calls = 3000, []
+    low, high = largest_batch(
+        measured(memory, limit, calls), first, limit, fixed=900, compilations=20
+    )
+    assert low == brute_force(memory, limit) and high == low + 1
+    assert len(set(calls)) == len(calls)
+
+
+def test_a_line_takes_three():
+    """The first, the one that the line gives, and the next, which does not fit."""
+    calls = []
+    found = largest_batch(
+        measured(lambda b: 500 + 100 * b, 2050, calls),
+        4,
+        2050,
+        fixed=500,
+        compilations=9,
+    )
+    assert found == (15, 16) and calls == [4, 15, 16]
+
+
+def test_nothing_fits():
+    calls = []
+    measure = measured(lambda b: 5000 + b, 3000, calls)
+    assert largest_batch(measure, 3, 3000, fixed=0, compilations=9) == (0, 1)
+
+
+def test_stops_when_told_and_says_between_what():
+    calls = []
+    measure = measured(lambda b: b * b, 10_000, calls)
+    low, high = largest_batch(measure, 1, 10_000, fixed=0, compilations=3)
+    assert len(calls) == 3
+    assert low in calls and low <= 100 < (high or 10**9)
