@@ -123,7 +123,7 @@ def save(
     } | metadata
     _check_variables(state, content)
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(0, state, {"next_step": 0})
+        checkpoints.save(0, state, {"next_sample": 0})
     write_metadata(workdir, content)
 
 

@@ -1,13 +1,14 @@
 """Batches for training and evaluation on grain: shuffled, augmented, prefetched.
 
-Training batch k is a pure function of (seed, k), whatever the number of threads, what
-was read before, and how many processes share it (of n processes, number p holds the
-p-th n-th of it). So a place in the data is one integer.
+Training sample k is a pure function of (seed, k), and a batch is the samples that come
+next, whatever the number of threads, what was read before, and how many processes share
+it (of n processes, number p holds the p-th n-th of it). So a place in the data is one
+integer.
 """
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -72,47 +73,62 @@ def train_batches(
 
     # Shares are cut after batching, and numbered before, so that neither the order
     # nor the augmentation depends on the number of processes.
-    batches = (
+    samples = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
         .map_with_index(prepare)
-        .batch(share, drop_remainder=True)
     )
-    return TrainBatches(batches[process_index::process_count], num_threads)
+
+    def batches_from(next_sample: int) -> grain.MapDataset:
+        batches = samples[next_sample:].batch(share, drop_remainder=True)
+        return batches[process_index::process_count]
+
+    return TrainBatches(batches_from, batch_size, num_threads)
 
 
 class TrainBatches:
     """An endless iterator over batches that knows its place.
 
     Args:
-        batches: the batches by number.
+        batches_from: the batches, by number, that begin with a sample.
+        batch_size: the global one.
         num_threads: that prepare batches ahead.
     """
 
-    def __init__(self, batches: grain.MapDataset, num_threads: int):
-        self._batches = batches
+    def __init__(
+        self,
+        batches_from: Callable[[int], grain.MapDataset],
+        batch_size: int,
+        num_threads: int,
+    ):
+        self._batches_from = batches_from
+        self._batch_size = batch_size
         self._num_threads = num_threads
-        self.restore({"next_step": 0})
+        self.restore({"next_sample": 0})
 
     def __iter__(self) -> "TrainBatches":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._iterator)
-        self._next_step += 1
+        self._next_sample += self._batch_size
         return batch
 
     def state(self) -> dict[str, int]:
-        """The number of the batch that comes next."""
-        return {"next_step": self._next_step}
+        """The number of the sample that comes next, over all epochs and processes."""
+        return {"next_sample": self._next_sample, "batch_size": self._batch_size}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Goes to the batch that `state` says comes next, at once."""
-        self._next_step = int(state["next_step"])
+        """Goes to the sample that `state` says comes next, at once.
+
+        The batches then begin there, be they of another size than when `state` was
+        taken.
+        """
+        self._next_sample = int(state["next_sample"])
         self._iterator = _read_ahead(
-            self._batches[self._next_step :], self._num_threads
+            self._batches_from(self._next_sample), self._num_threads
         )
 
 

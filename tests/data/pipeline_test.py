@@ -126,14 +126,38 @@ def test_restored_equals_uninterrupted(textured):
     begun = create()
     take(begun, 4)
     state = begun.state()
-    assert state == {"next_step": 4}
+    assert state == {"next_sample": 12, "batch_size": 3}
     resumed = create()
     resumed.restore(state)
     for expected in batches[4:]:
         assert_same(next(resumed), expected)
-    assert resumed.state() == {"next_step": 9}
-    whole.restore({"next_step": 2})  # back again
+    assert resumed.state() == {"next_sample": 27, "batch_size": 3}
+    whole.restore({"next_sample": 6})  # back again
     assert_same(next(whole), batches[2])
+
+
+def test_another_batch_size_goes_on_at_the_same_sample(textured):
+    """Nothing is skipped or repeated, though 9 samples are no batches of 4."""
+    small = train_batches(textured, batch_size=3, seed=1, augment=AUGMENT)
+    expected = np.concatenate([b["image"] for b in take(small, 7)])
+    small.restore({"next_sample": 0})
+    take(small, 3)
+    shares = [
+        train_batches(
+            textured,
+            batch_size=4,
+            seed=1,
+            augment=AUGMENT,
+            process_index=index,
+            process_count=2,
+        )
+        for index in range(2)
+    ]
+    for share in shares:
+        share.restore(small.state())
+    batches = [next(share)["image"] for _ in range(3) for share in shares]
+    np.testing.assert_array_equal(np.concatenate(batches), expected[9:])
+    assert shares[0].state() == {"next_sample": 21, "batch_size": 4}
 
 
 def test_restoring_far_ahead_reads_nothing_before(textured, monkeypatch):
@@ -145,7 +169,7 @@ def test_restoring_far_ahead_reads_nothing_before(textured, monkeypatch):
         lambda self, i: read.append(i) or original(self, i),
     )
     batches = train_batches(textured, batch_size=3, seed=1, num_threads=0)
-    batches.restore({"next_step": 10**9})
+    batches.restore({"next_sample": 10**9})
     next(batches)
     assert len(read) == 3
 
