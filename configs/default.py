@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.fallback = False  # go on from the one before a corrupt latest
+    config.checkpoint.accept_batch_size = False  # go on with another than it had
 
     # jaxseg.sharding.create_parallel
     config.parallel = ConfigDict()

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxseg.steps import TrainState
@@ -69,7 +72,8 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+                state=ocp.args.StandardSave(_shared(state)),
+                data=ocp.args.JsonSave(data),
             ),
             metrics={"miou": score},
         )
@@ -103,10 +107,15 @@ class Checkpoints:
         return restored.state, restored.data
 
     def set_aside(self, step: int) -> Path:
-        """Renames a checkpoint that cannot be read, so that its step can be saved."""
+        """Renames a checkpoint that cannot be read, so that its step can be saved.
+
+        Of several processes all must ask for it.
+        """
         source = self.directory / str(step)
         target = self.directory.parent / f"corrupt_checkpoint_{step}"
-        shutil.move(source, target)
+        if jax.process_index() == 0:
+            shutil.move(source, target)
+        multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
         return target
 
@@ -140,6 +149,17 @@ class Checkpoints:
                 f"optimiser; take another workdir, or the config that made this one. "
                 f"These leaves differ:\n{shown}{rest}"
             )
+
+
+def _shared(state: Any) -> Any:
+    """A state that each process has for itself, as under `pmap`, as one of them all."""
+    leaves = jax.tree.leaves(state)
+    if jax.process_count() == 1 or not all(x.is_fully_addressable for x in leaves):
+        return state
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+    return multihost_utils.host_local_array_to_global_array(
+        state, mesh, jax.sharding.PartitionSpec()
+    )
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,10 @@ import os
 import signal
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The run was asked to stop by a signal, and has saved itself.
+
+    No error, just as KeyboardInterrupt is none.
 
     Attributes:
         signum: the signal.

@@ -21,25 +21,35 @@ class Logbook:
     dropped, as those steps will be taken again.
     """
 
-    def __init__(self, workdir: str | os.PathLike, start: int, steps: int):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        start: int,
+        steps: int,
+        silent: bool = False,
+    ):
         """Opens the record.
 
         Args:
             workdir: folder of the run.
             start: step that the run resumes from, 0 for a new one.
             steps: last step of the run.
+            silent: whether to write and say nothing, as another process does it.
         """
-        path = Path(workdir) / METRICS
+        self._silent = silent
+        path = Path(os.devnull if silent else Path(workdir) / METRICS)
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(path, start)
         self._file = path.open("a")
         self._board = SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=start + 1
+            str(Path(workdir) / "tensorboard"),
+            purge_step=start + 1,
+            write_to_disk=not silent,
         )
         self._steps = steps
         self._at = (start, time.perf_counter())
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not silent:
             self._bar = tqdm(total=steps, initial=start, unit="step", smoothing=0.1)
 
     def train(self, step: int, images: int, **scalars: float) -> None:
@@ -86,7 +96,7 @@ class Logbook:
         """Prints a line without disturbing the bar."""
         if self._bar is not None:
             self._bar.write(text)
-        else:
+        elif not self._silent:
             print(text, flush=True)
 
     def __enter__(self) -> "Logbook":

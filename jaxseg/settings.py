@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,6 +29,18 @@ def stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
             stage.update_from_flattened_dict(changes)
         found.append((stage, workdir / name))
     return found
+
+
+def flat(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """All that a run is started with, by dotted names."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        config.to_dict(), is_leaf=lambda x: not isinstance(x, dict)
+    )
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in leaves
+    }
+    return {"workdir": str(workdir.absolute()), "jax": jax.__version__} | named
 
 
 def check(config: ConfigDict) -> None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint, data, settings, visualize
+from jaxseg import checkpoint, cluster, data, settings, visualize
 from jaxseg.evaluator import Evaluator
 from jaxseg.inference import network
 from jaxseg.interrupt import Interrupted, StopSignal
@@ -48,24 +48,33 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     Raises:
         ValueError: if the config, the data or the workdir cannot be used.
         NonFiniteLossError: if the loss or its gradient is infinite or NaN.
-        Interrupted: if SIGTERM or SIGINT came; the state is saved by then.
+        Interrupted: if SIGTERM or SIGINT came, to any process; the state is saved by
+            then.
+        ConnectionError: if another process is gone.
     """
-    # All are built before the first one runs: what is wrong with the last is found now.
-    runs: list[_Run] = []
-    for stage, folder in settings.stages(config, Path(workdir)):
-        if runs:
-            stage.normalization = runs[-1].metadata["normalization"]
-        runs.append(_Run(stage, folder))
-    for earlier in runs[:-1]:
-        earlier.run()
-    return runs[-1].run()
+    with cluster.leave_on_error():
+        cluster.check_same(settings.flat(config, Path(workdir)))
+        # All are built before the first one runs: what is wrong with the last is found
+        # now.
+        runs: list[_Run] = []
+        for stage, folder in settings.stages(config, Path(workdir)):
+            if runs:
+                stage.normalization = runs[-1].metadata["normalization"]
+            runs.append(_Run(stage, folder))
+        for earlier in runs[:-1]:
+            earlier.run()
+        return runs[-1].run()
 
 
 class _Run:
-    """What the phases of a run share."""
+    """What the phases of a run share.
+
+    All processes do the same, but only the first writes and speaks.
+    """
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
+        self.writes = jax.process_index() == 0
         settings.check(config)
         self.parallel = create_parallel(**config.parallel)
         self.parallel.check_batch(config.train.batch_size, "train.batch_size")
@@ -120,13 +129,14 @@ class _Run:
         """See `run`."""
         config, steps = self.config.train, self.config.train.steps
         checkpoints = checkpoint.Checkpoints(self.workdir)
-        stop = StopSignal()
-        with checkpoints, stop:
+        stop, largest = StopSignal(), cluster.Largest(lag=IN_FLIGHT)
+        with checkpoints, stop, cluster.leave_on_error():
             state = self._restore(checkpoints)
             # Only now: a workdir of another model must stay what it is.
-            write_metadata(self.workdir, self.metadata)
+            if self.writes:
+                write_metadata(self.workdir, self.metadata)
             start = done = int(state.step)
-            logbook = Logbook(self.workdir, start, steps)
+            logbook = Logbook(self.workdir, start, steps, silent=not self.writes)
             with logbook:
                 logbook.say(self._describe(state, start))
                 pending: deque = deque()  # metrics of steps that were not looked at
@@ -139,9 +149,11 @@ class _Run:
                     if len(pending) > IN_FLIGHT:
                         pending[-1 - IN_FLIGHT][1]["loss"].block_until_ready()
 
-                    last, stopped = done == steps, stop.signum is not None
+                    last = done == steps
+                    # The same in all processes, at the same step: no step is undone.
+                    signum = largest(stop.signum or 0)
                     evaluates = last or _due(done, config.eval_every_steps)
-                    saves = evaluates or stopped or _due(done, config.save_every_steps)
+                    saves = evaluates or signum or _due(done, config.save_every_steps)
                     if saves or _due(done, config.log_every_steps):
                         self._log(logbook, pending)
                     miou = None
@@ -151,13 +163,14 @@ class _Run:
                         logbook.restart_clock()
                     if saves:
                         checkpoints.save(done, state, self.batches.state(), miou)
-                    if stopped and not last:
-                        raise Interrupted(stop.signum, done)
+                    if signum and not last:
+                        raise Interrupted(signum, done)
                 if result is None:
                     logbook.say("nothing is left to do; train.steps says how far")
                     _, result = self._evaluate(logbook, state, done, record=False)
                 checkpoints.wait()
-                logbook.say(self._summary(result))
+                if self.writes:
+                    logbook.say(self._summary(result))
         return result
 
     def _train_batches(self):
@@ -175,21 +188,33 @@ class _Run:
 
     def _restore(self, checkpoints) -> TrainState:
         """The state to go on from, with the batches at their place."""
-        for step in reversed(checkpoints.steps()):
+        steps = checkpoints.steps()
+        cluster.check_same(
+            {
+                "checkpoints in the workdir": steps,
+                "training data": self.train_source.directory.name,
+                "validation data": self.val_source.directory.name,
+            }
+        )
+        for step in reversed(steps):
+            damage = None
             try:
                 state, position = checkpoints.restore(step, self.program.state)
             except checkpoint.CorruptCheckpointError as error:
-                if not self.config.checkpoint.fallback:
-                    raise checkpoint.CorruptCheckpointError(
-                        f"{error} To go on from the checkpoint before it (of "
-                        f"{checkpoints.steps()}), or from the start where there is "
-                        "none, add --config.checkpoint.fallback=True; the damaged one "
-                        "is then kept aside."
-                    ) from error
-                print(f"{error} It is now {checkpoints.set_aside(step)}.", flush=True)
-                continue
-            self.batches.restore(position)
-            return state
+                damage = error
+            if not cluster.anywhere(damage is not None):
+                self._check_batch_size(step, position["batch_size"])
+                self.batches.restore(position)
+                return state
+            damage = damage or checkpoint.corrupt(checkpoints.directory / str(step))
+            if not self.config.checkpoint.fallback:
+                raise checkpoint.CorruptCheckpointError(
+                    f"{damage} To go on from the checkpoint before it (of "
+                    f"{checkpoints.steps()}), or from the start where there is none, "
+                    "add --config.checkpoint.fallback=True; the damaged one is then "
+                    "kept aside."
+                ) from damage
+            self._say(f"{damage} It is now {checkpoints.set_aside(step)}.")
         state = self.program.init(key=jax.random.key(self.config.seed))
         if self.config.init_from:
             state, missing, unused = start(
@@ -199,13 +224,28 @@ class _Run:
                 normalization=self.metadata["normalization"],
                 head=self.config.init_head,
             )
-            print(
+            self._say(
                 f"started from {self.config.init_from}; not found there: "
                 f"{summary(missing) or 'nothing'}; not used: "
-                f"{summary(unused) or 'nothing'}",
-                flush=True,
+                f"{summary(unused) or 'nothing'}"
             )
         return state
+
+    def _check_batch_size(self, step: int, saved: int):
+        """Raises a ValueError unless a checkpoint's batch size is this run's."""
+        given = self.config.train.batch_size
+        if given != saved and not self.config.checkpoint.accept_batch_size:
+            raise ValueError(
+                f"Up to step {step} this run had train.batch_size={saved}, and not "
+                f"{given}. It is the number of images of all devices together, so other "
+                "devices need no other: leave it as it was. To go on with another, at "
+                "the same image and the same step of the schedule, add "
+                "--config.checkpoint.accept_batch_size=True."
+            )
+
+    def _say(self, text: str):
+        if self.writes:
+            print(text, flush=True)
 
     def _log(self, logbook, pending):
         """Looks at all steps since the last line; stops at the first that is bad."""
@@ -244,12 +284,16 @@ class _Run:
             logbook.say(f"step {step}: BatchNorm statistics over the training set")
             state = state.replace(batch_stats=self._training_statistics(state))
         predictions: dict[int, np.ndarray] = {}
+        # The first process has only its share of the first records.
+        within = config.overlays * self.parallel.share[1] if self.writes else 0
 
         def watch(index, prediction):
-            if index < config.overlays:
+            if index < within:
                 predictions[index] = prediction
 
-        confusion, _ = self.evaluator(state.variables, self.val_source, watch=watch)
+        confusion, _ = self.evaluator(
+            state.variables, self.val_source, watch=watch if within else None
+        )
         result = confusion.compute(self.info.class_names, absent=config.absent)
         if record:
             names = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "iou")
@@ -259,7 +303,8 @@ class _Run:
                 f"{result['pixel_accuracy']:.4f}"
             )
             if predictions:
-                self._paint(logbook, step, predictions)
+                shown = sorted(predictions.items())[: config.overlays]
+                self._paint(logbook, step, dict(shown))
         return state, result
 
     def _training_statistics(self, state: TrainState):

@@ -1,0 +1,275 @@
+"""Several processes as one run: how they meet, agree, and leave."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+START_TIMEOUT_S = 120
+"""How long processes wait for each other at the start."""
+HEARTBEAT_TIMEOUT_S = 30
+"""How long a process may be silent before the others take it for dead and end."""
+LEAVE_TIMEOUT_S = 15
+"""How long a process that failed waits for the others to end in good order."""
+
+ADVICE = (
+    "give --coordinator=HOST:PORT (of process 0), --num_processes and --process_id, or "
+    "none of them where JAX detects the cluster (TPU pod, GKE, Slurm, Open MPI)"
+)
+
+
+def connect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    start_timeout_s: int = START_TIMEOUT_S,
+    heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S,
+) -> None:
+    """Joins the other processes of the run, where there are any.
+
+    To be called before JAX is asked for a device. With no arguments the cluster is
+    found by JAX, and a process that belongs to none is left alone; so is one with
+    `num_processes=1`. Whenever a process is silent for too long JAX aborts all others,
+    and says which it was.
+
+    Args:
+        coordinator: "host:port" of process 0, which listens there.
+        num_processes: how many there are.
+        process_id: the number of this one, from 0.
+        start_timeout_s: how long to wait for the others.
+        heartbeat_timeout_s: how long the others may be silent.
+
+    Raises:
+        ValueError: if arguments are missing or cannot be.
+        ConnectionError: if the processes have not met in time. This process is of no
+            use then and should end.
+    """
+    flags = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given == {"num_processes": 1} or (not given and _started_alone()):
+        return
+    if given:
+        _check(flags)
+        # Else JAX would take one of the host's devices where it finds Slurm.
+        given["cluster_detection_method"] = "deactivate"
+        given["coordinator_address"] = given.pop("coordinator")
+    error = _initialize(start_timeout_s, heartbeat_timeout_s, given)
+    if isinstance(error, ValueError) and "coordinator_address" in str(error):
+        return  # JAX knows of no cluster here
+    where = coordinator or "the cluster's coordinator"
+    if isinstance(error, TimeoutError):
+        raise ConnectionError(
+            f"The processes have not met at {where} within {start_timeout_s} s. Do "
+            "all of them run, each with its own number and the same count of them, "
+            "and can they reach that address and port?"
+        )
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        raise ConnectionError(
+            f"Process 0 cannot listen at {where} ({_first_line(error)}); another "
+            "program may have the port: take another."
+        )
+    if error is not None:
+        raise error
+    # JAX has put a handler of its own in place of Python's, by which SIGTERM would not
+    # end a process that is still starting.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def check_same(values: dict[str, Any]) -> None:
+    """Raises a ValueError, in every process, unless all have the same values.
+
+    Args:
+        values: JSON; what JSON does not know is compared by its text.
+    """
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(values, default=str).encode()
+    longest = int(process_allgather(np.int32(len(text))).max())
+    texts = process_allgather(np.frombuffer(text.ljust(longest), np.uint8))
+    everyone = [json.loads(bytes(text)) for text in texts]
+    lines = []
+    for key in dict.fromkeys(key for values in everyone for key in values):
+        holders: dict[str, list[int]] = {}
+        for process, theirs in enumerate(everyone):
+            shown = repr(theirs[key]) if key in theirs else "absent"
+            holders.setdefault(shown, []).append(process)
+        if len(holders) > 1:
+            lines.append(
+                f"  {key}: " + "; ".join(f"{v} {_on(p)}" for v, p in holders.items())
+            )
+    if lines:
+        raise ValueError(
+            "The processes of a run must be started alike, in a workdir that all share;"
+            " or, to run each by itself, with --num_processes=1. These differ:\n"
+            + "\n".join(lines)
+        )
+
+
+def anywhere(condition: bool) -> bool:
+    """Whether a condition holds in any process; all must ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(process_allgather(np.asarray(condition)).any())
+
+
+class Largest:
+    """The largest of the processes' numbers, learnt without waiting for it.
+
+    Every process calls it as often; at each call all get the same answer, which is the
+    largest number that was handed in `lag` calls before. Within one process that is the
+    number itself, at once.
+
+    JAX's own `reached_preemption_sync_point` needs SIGTERM to itself, knows no SIGINT
+    and does not say which it was.
+    """
+
+    def __init__(self, lag: int):
+        """Sets up the computation, which runs on the devices between the steps."""
+        self._lag = lag
+        self._pending: deque[jax.Array] = deque()
+        mesh = Mesh(np.array(jax.devices()), ("all",))
+        self._split = NamedSharding(mesh, P("all"))
+        self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+
+    def __call__(self, number: int) -> int:
+        """Hands in a number, at least 0; 0 is the answer of the first calls."""
+        if jax.process_count() == 1:
+            return number
+        numbers = np.full(jax.local_device_count(), number, np.int32)
+        numbers = jax.make_array_from_process_local_data(self._split, numbers)
+        self._pending.append(self._max(numbers))
+        if len(self._pending) <= self._lag:
+            return 0
+        return int(self._pending.popleft())
+
+
+@contextlib.contextmanager
+def leave_on_error() -> Iterator[None]:
+    """Ends this process soon after an error, one of several that is.
+
+    Checkpoints, and JAX at the exit, wait for all processes; one that failed would wait
+    for the others, which wait for it. They notice its end by the missing heartbeats.
+
+    Raises:
+        ConnectionError: if a computation fails for want of another process.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if _is_lost(error):
+            error = ConnectionError(
+                f"A computation of all processes failed in process "
+                f"{jax.process_index()}, most likely because another process ended; "
+                f"its own output says why. The same command, in all processes, goes on "
+                f"from the last checkpoint. ({_first_line(error)})"
+            )
+        timer = threading.Timer(LEAVE_TIMEOUT_S, _leave, [error])
+        timer.daemon = True
+        timer.start()
+        raise error
+
+
+def _started_alone() -> bool:
+    """Whether this is no cluster although JAX might take it for one.
+
+    JAX would wait for as many processes as a Slurm job has tasks in a shell of that job
+    too, take one device of many for a task that is alone, and fail in pods that belong
+    to no job.
+    """
+    environment = os.environ
+    tasks = environment.get("OMPI_COMM_WORLD_SIZE") or environment.get(
+        "SLURM_STEP_NUM_TASKS"
+    )
+    if tasks is not None:
+        return tasks == "1"
+    members = ("JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+    return "KUBERNETES_SERVICE_HOST" in environment and not any(
+        name in environment for name in members
+    )
+
+
+def _check(flags: dict[str, Any]) -> None:
+    missing = [f"--{name}" for name, value in flags.items() if value is None]
+    if missing:
+        raise ValueError(f"missing: {', '.join(missing)}; {ADVICE}.")
+    if not flags["coordinator"].rpartition(":")[2].isdecimal():
+        raise ValueError(f"--coordinator={flags['coordinator']} has no port; {ADVICE}.")
+    if not 0 <= flags["process_id"] < flags["num_processes"]:
+        raise ValueError(
+            f"--process_id={flags['process_id']}, but processes are numbered from 0 to "
+            f"--num_processes={flags['num_processes']} less one."
+        )
+
+
+def _initialize(
+    start_timeout_s: int, heartbeat_timeout_s: int, known: dict[str, Any]
+) -> Exception | None:
+    """Starts `jax.distributed`; returns what went wrong.
+
+    When the time is over JAX aborts the process, from C++ and with a stack trace. So it
+    waits in a thread, for longer than this one does.
+    """
+    failures: list[Exception] = []
+
+    def start():
+        try:
+            jax.distributed.initialize(
+                **known,
+                initialization_timeout=2 * start_timeout_s + 60,
+                heartbeat_timeout_seconds=heartbeat_timeout_s,
+            )
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join(start_timeout_s)
+    if thread.is_alive():
+        return TimeoutError()
+    return failures[0] if failures else None
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an error may come of a process that is gone; a full memory does not."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(
+        "RESOURCE_EXHAUSTED"
+    )
+
+
+def _leave(error: Exception) -> None:
+    # Whatever it waits for does not come: no exception would get through.
+    os.write(
+        sys.stderr.fileno(),
+        f"error: {error}\nProcess {jax.process_index()} leaves, as the others have "
+        f"not ended within {LEAVE_TIMEOUT_S} s of it.\n".encode(),
+    )
+    os._exit(1)
+
+
+def _on(processes: list[int]) -> str:
+    shown = ", ".join(map(str, processes[:4]))
+    more = f" and {len(processes) - 4} more" if len(processes) > 4 else ""
+    return f"on process {shown}{more}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
