@@ -16,6 +16,15 @@ HOP_SECONDS = 1e-6
 """A message to the next chip: https://jax-ml.github.io/scaling-book/sharding."""
 
 
+LIBTPU_ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",  # else it asks the cloud which TPU this machine has
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # and warns that there is none
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a run on this machine's TPU
+}
+"""For libtpu where it compiles and touches no TPU; a topology says for which one."""
+
+
 @dataclass(frozen=True)
 class Chip:
     """One TPU chip.
@@ -157,8 +166,8 @@ def _tpu_devices(kind, shape):
             "Programs for TPUs are compiled by libtpu, which is not installed: "
             "pip install 'jaxseg[plan]'. No TPU is needed."
         )
-    # Else it asks the cloud's metadata server which TPU this machine has.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    for name, value in LIBTPU_ALONE.items():
+        os.environ.setdefault(name, value)
     from jax.experimental.topologies import get_topology_desc
 
     options = {}
