@@ -18,6 +18,7 @@ from jaxseg.checkpoint import Checkpoints
 from jaxseg.data.images import read_image
 from jaxseg.models import create_model
 from jaxseg.predictor import Predictor
+from jaxseg.scorecard import load_counts
 from jaxseg.steps import create_state
 from jaxseg.workdir import load, save, write_metadata
 
@@ -64,7 +65,8 @@ def trained(tmp_path_factory):
     never = head["bias"].at[3].set(-1e6)
     with Checkpoints(folder / "run") as checkpoints:
         for step, miou, sign in ((1, 0.9, 1), (2, 0.1, -1)):
-            changed = {"kernel": sign * head["kernel"], "bias": never}
+            # So large that classes differ by more than rounding.
+            changed = {"kernel": sign * 1e4 * head["kernel"], "bias": never}
             params = state.params | {"head": changed}
             checkpoints.save(step, state.replace(params=params), {}, miou)
     metadata = {
@@ -224,6 +226,32 @@ def test_a_damaged_checkpoint_is_named_without_tracebacks(trained, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: The checkpoint {workdir}/checkpoints/1 ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--tta"], ["--tile=16x24", "--crf=deeplab"]], ids=lambda x: x[0]
+)
+def test_figures_do_not_depend_on_the_number_of_devices(
+    trained, tmp_path, monkeypatch, options
+):
+    """Of all metrics, in the figures and in the counts of each image."""
+    reports, counts = [], []
+    for devices in (1, 4):
+        monkeypatch.setattr(jax, "device_count", lambda: devices)  # noqa: B023
+        output = tmp_path / f"{devices}.json"
+        args = ("--workdir", trained / "resized", "--output", output, *options)
+        assert run("evaluate", *args, "--metrics=boundary,trimap,calibration") == 0
+        report = json.loads(output.read_text())
+        del report["seconds"]
+        # Sums of confidences, in float32, are the only figures that are not counted.
+        reports.append((report.pop("calibration"), report))
+        counts.append(load_counts(output.with_suffix(".npz"))[1])
+    (one, plain), (four, sharded) = reports
+    assert plain == sharded
+    assert one["bins"]["count"] == four["bins"]["count"]
+    assert one["ece"] == pytest.approx(four["ece"], rel=1e-5)
+    for name in ("iou", "boundary"):
+        np.testing.assert_array_equal(counts[0][name].counts, counts[1][name].counts)
 
 
 @pytest.fixture
