@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--tile", default="240x320")
     parser.add_argument("--dropout-samples", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="(default: all)")
     parser.add_argument("--output", type=Path, help="file for the table")
     parser.add_argument("data", nargs="*", help="for jaxseg evaluate, after --")
     options = parser.parse_args()
@@ -85,8 +86,9 @@ def main() -> None:
         "| --- " + "| ---: " * 6 + "|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for name, arguments in ways(options).items():
-            lines.append(row(name, measure(options, arguments, Path(folder))))
+        rows = ways(options)
+        for name in options.only or rows:
+            lines.append(row(name, measure(options, rows[name], Path(folder))))
             print(lines[-1], flush=True)
     if options.output is not None:
         options.output.write_text("\n".join(lines) + "\n")
