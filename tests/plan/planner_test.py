@@ -277,3 +277,19 @@ def test_pmap_and_wrong_batches_are_refused(config, topology):
     config.parallel.backend = "pmap"
     with pytest.raises(ValueError, match="jit or shard_map"):
         plan(config)
+
+
+def test_a_step_on_a_tpu_that_is_not_here(config):
+    pytest.importorskip("libtpu")
+    config.model.parts = {"width": 2, "depths": (1,)}
+    plan = make_plan(
+        config,
+        open_topology("v5e:2x2"),
+        num_classes=3,
+        image_shape=(8, 16, 3),
+        compilations=0,
+    )
+    assert plan["step"]["fits"] is True and set(plan["step"]["collectives"]) == {
+        "all-reduce"
+    }
+    assert 0 < plan["bounds"]["step_at_least"] < plan["bounds"]["step_unhidden"] < 1e-3
