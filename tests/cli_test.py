@@ -1,6 +1,7 @@
 """The commands on a workdir with a narrow, untrained SegNet and a tiny data set."""
 
 import ast
+import errno
 import json
 import os
 import shutil
@@ -296,6 +297,17 @@ def test_predict_does_the_good_files_and_names_the_bad(
             classes = predict(read_image(images / source))
             np.testing.assert_array_equal(np.asarray(index), classes)
             assert tuple(index.getpalette()[:12]) == sum(PALETTE, ())
+
+
+def test_a_full_disk_is_called_so(trained, images, tmp_path, capsys, monkeypatch):
+    def fails(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", fails)
+    args = ("--workdir", trained / "run", "--output", tmp_path / "out")
+    assert run("predict", images / "a.png", *args) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: {images / 'a.png'}: No space left on device\n"
 
 
 def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys):

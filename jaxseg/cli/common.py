@@ -93,8 +93,10 @@ def check_writable(folder: Path) -> None:
 def complain(error: Exception, about: Path | None = None) -> None:
     """Says on stderr what went wrong, and with which file."""
     text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        # A full disk has no name.
+        place = "" if error.filename is None else f"{error.filename}: "
+        text = f"{place}{error.strerror}"
     elif not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     if about is not None and str(about) not in text:

@@ -162,9 +162,10 @@ def _open(path: Path) -> tuple[Image.Image, bytes]:
         raise ValueError(f"{path}: the file is empty; replace or remove it")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # What is wrong enough is an error, and is said so below.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
-        image.load()
+            image.load()
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{path}: too large to be taken for a photograph ({error}); predict it by "
@@ -174,8 +175,9 @@ def _open(path: Path) -> tuple[Image.Image, bytes]:
     except UnidentifiedImageError as error:
         if data.startswith(_TIFF):
             raise ValueError(
-                f"{path}: a TIFF of channels or numbers that are no 8-bit image; save "
-                "its red, green and blue channels as 8-bit PNG or TIFF"
+                f"{path}: a TIFF of a kind that is not read, as of channels or numbers "
+                "that are no 8-bit image; save its red, green and blue channels as "
+                "8-bit PNG or TIFF"
             ) from error
         raise ValueError(f"{path}: not an image; replace or remove it") from error
     except Exception as error:  # decoders raise anything on broken bytes

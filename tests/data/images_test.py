@@ -6,6 +6,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from jaxseg.data import images
@@ -91,7 +92,7 @@ def test_a_tiff_written_by_hand_is_read(tmp_path):
     [
         (4, 0, "channels beside RGB, of no stated meaning"),
         (5, 0, "channels beside RGB, of no stated meaning"),
-        (7, 0, "a TIFF of channels or numbers that are no 8-bit image"),
+        (7, 0, "a TIFF of a kind that is not read, as of channels or numbers"),
         (2, None, "x.tif"),
     ],
 )
@@ -101,6 +102,16 @@ def test_channels_of_unknown_meaning_are_refused(tmp_path, channels, extra, mess
     with pytest.raises(ValueError, match=message) as error:
         read_image(path)
     assert str(path) in str(error.value)
+
+
+def test_a_file_that_pillow_warns_of_too_is_refused_in_our_words_alone(
+    tmp_path, recwarn
+):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", bigtiff=True, byteorder=">")
+    with pytest.raises(ValueError, match="a TIFF of a kind that is not read"):
+        read_image(path)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("name", ["grey.png", "rgb.png", "rgb.tif"])
