@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxseg.ops.partition import DATA, SPACE, pin
+from jaxseg.ops.partition import DATA, LEAST_ROWS, SPACE, pin
 
 BACKENDS = ("jit", "shard_map", "pmap")
 
@@ -148,8 +148,12 @@ class Parallel:
         step = partial(step, axis_name=self.axis_name)
         donated = (0,) if donate else ()
         if self.backend == "pmap":
+            # Of several processes pmap needs them hashable, which a tree of specs is
+            # not: only what is split is told apart.
             axes = jax.tree.map(
-                lambda spec: 0 if spec == SPLIT else None, outputs, is_leaf=_is_spec
+                lambda part: 0 if part == SPLIT else None,
+                outputs,
+                is_leaf=lambda part: _is_spec(part) or not isinstance(part, tuple),
             )
             return jax.pmap(
                 step,
@@ -267,6 +271,13 @@ def _check_processes(mesh: Mesh, devices: Sequence[jax.Device]) -> None:
 
 def _in_mesh(step: Callable, mesh: jax.sharding.AbstractMesh, state: Any, batch: Any):
     """Runs a step where `pin` knows the mesh, on images split over both of its axes."""
+    least = LEAST_ROWS * mesh.shape[SPACE]
+    rows = batch["image"].shape[1]
+    if rows < least and mesh.shape[SPACE] > 1:
+        raise ValueError(
+            f"Images of {rows} rows are too low for parallel.space={mesh.shape[SPACE]}"
+            f": feed at least {least} rows, or take fewer devices for space."
+        )
     with jax.sharding.use_abstract_mesh(mesh):
         return step(state, {k: pin(v) if v.ndim > 2 else v for k, v in batch.items()})
 

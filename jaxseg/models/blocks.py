@@ -1,6 +1,6 @@
 """Blocks of convolutions, and the layers that every model here shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.ops.convolution import conv_transpose
+from jaxseg.ops.partition import pin
 
 Dtype = jnp.dtype
 Activation = Callable[[jax.Array], jax.Array]
@@ -63,7 +64,9 @@ class Dropout(nn.Module):
 def run_stage(
     stage: nn.Module, *arrays: jax.Array, train: bool, remat: bool
 ) -> jax.Array:
-    """Calls `stage`; with `remat` its activations are computed again for the gradient.
+    """Calls a stage of a network, and pins what it returns to its place on the mesh.
+
+    With `remat` its activations are computed again for the gradient.
 
     Args:
         stage: module called as `stage(*arrays, train=train)`.
@@ -76,7 +79,7 @@ def run_stage(
     """
 
     def call(stage, *arrays):
-        return stage(*arrays, train=train)
+        return jax.tree.map(pin, stage(*arrays, train=train))
 
     return (nn.remat(call) if remat else call)(stage, *arrays)
 
@@ -86,7 +89,7 @@ def _promote(inputs, kernel, bias, *, dtype):
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` with its bias added in float32.
+    """`nn.Conv` with its maps pinned to the mesh and its bias added in float32.
 
     A bias' gradient is a sum over all pixels of the batch, and a backend that sums
     bfloat16 in bfloat16, as the CPU's does, loses most of it.
@@ -96,7 +99,12 @@ class Conv(nn.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to [B, H', W', features] in `dtype`."""
-        return super().__call__(x).astype(self.dtype)
+        stride, kernel, dilation = (
+            n[0] if isinstance(n, Sequence) else n or 1
+            for n in (self.strides, self.kernel_size, self.kernel_dilation)
+        )
+        lies = partial(pin, rows=x.shape[1] // stride, reach=kernel // 2 * dilation)
+        return lies(super().__call__(lies(x)).astype(self.dtype))
 
 
 class ConvTranspose(nn.Module):
@@ -167,7 +175,7 @@ class ConvTranspose(nn.Module):
             kernel = self.param("kernel", init, shape, self.param_dtype)
         excess = self.kernel_size[0] - self.strides if self.padding == "SAME" else 0
         x = conv_transpose(
-            x.astype(self.dtype),
+            pin(x).astype(self.dtype),
             kernel.astype(self.dtype),
             self.strides,
             padding=excess // 2,
@@ -178,7 +186,7 @@ class ConvTranspose(nn.Module):
             zeros = nn.initializers.zeros
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
             x = (x + bias.reshape(1, 1, 1, self.features)).astype(self.dtype)
-        return x
+        return pin(x, rows=h)
 
 
 def depthwise_conv(features: int, kernel_size: tuple[int, int], **kwargs) -> Conv:

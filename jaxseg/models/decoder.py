@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from jaxseg.models.encoders.features import Features
+from jaxseg.ops.partition import pin
 
 
 class Decoder(nn.Module):
@@ -66,6 +67,6 @@ class Decoder(nn.Module):
             x = self.blocks[step](x, train=train)
             if self.skip_last:
                 x = self.skips[step](x, source, train=train)
-            return x
+            return pin(x)
 
         return (nn.remat(climb) if self.remat else climb)(self, x, places, source)

@@ -10,6 +10,7 @@ from flax.errors import ScopeParamShapeError
 
 from jaxseg.models.blocks import run_stage
 from jaxseg.models.encoders.features import Features
+from jaxseg.ops.partition import pin
 from jaxseg.ops.resize import resize_bilinear
 
 
@@ -101,7 +102,7 @@ class Segmenter(nn.Module):
         return {"logits": logits, "aux": aux} if train else logits
 
     def _scores(self, scores, size):
-        return self.finish(scores.astype(jnp.float32), size)
+        return pin(self.finish(pin(scores.astype(jnp.float32)), size))
 
     def _encode(self, image, train):
         try:

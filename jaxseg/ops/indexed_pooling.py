@@ -1,12 +1,15 @@
 """Max pooling over any windows, with indices over the plane, and its inverse.
 
-Every geometry of `torch.nn.MaxPool2d`, overlapping windows included, by gathering and
-scattering. For disjoint windows `jaxseg.ops.pooling` is many times faster.
+Every geometry of `torch.nn.MaxPool2d`, overlapping windows included. Pooling is slices
+and comparisons, forward and backward, and shards over space; unpooling scatters. For
+disjoint windows `jaxseg.ops.pooling` is faster.
 
-Derivatives of `max_unpool_indices` are defined in reverse mode, to any order.
+Derivatives are defined in reverse mode, to any order.
 """
 
 import functools
+import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +63,11 @@ def max_pool_indices(
         _axis_geometry(*a, ceil_mode)
         for a in zip(x.shape[1:3], window, stride, padding, dilation)
     ]
-    indices = _search(lax.stop_gradient(x), axes, window, stride, padding, dilation)
-    # The maxima are gathered, so that their gradient is added up where they came from.
-    flat = x.reshape(x.shape[0], -1, x.shape[3])
-    maxima = jnp.take_along_axis(flat, _flatten(indices), axis=1)
-    return maxima.reshape(indices.shape), indices
+    (h, first_row), (w, first_column) = axes
+    grid = _Grid((h, w), window, stride, padding, dilation)
+    first = first_row[:, None] * window[1] + first_column[None, :]
+    taps = _search(lax.stop_gradient(x), first, grid)
+    return _pick(x, taps, x.shape[1:3], grid), _indices(taps, x.shape[2], grid)
 
 
 def max_unpool_indices(
@@ -94,38 +97,145 @@ def max_unpool_indices(
     return x.reshape(b, *size, c)
 
 
-def _search(x, axes, window, stride, padding, dilation):
-    """Flat index of each window's maximum, int32 [B, h, w, C]."""
-    x = widened(x)
-    b, height, width, c = x.shape
-    (h, first_row), (w, first_column) = axes
-    shape = (b, h, w, c)
-    low = lowest(x.dtype)
-    # From the first window's first pixel to the last window's last, padded or cut.
-    margins = [
-        (p, (count - 1) * s + d * (k - 1) + 1 - p - n, 0)
-        for count, s, d, k, p, n in zip(
-            (h, w), stride, dilation, window, padding, (height, width)
+class _Grid(NamedTuple):
+    """Windows on a map: their number along both axes, and the form of each."""
+
+    count: tuple[int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def margins(self, size):
+        """Padding from the first window's first pixel to the last window's last."""
+        ends = (
+            (p, (count - 1) * s + d * (k - 1) + 1 - p - n, 0)
+            for count, k, s, p, d, n in zip(*self, size)
         )
-    ]
-    x = lax.pad(x, jnp.asarray(low, x.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
-    # Begin at each window's first pixel, which wins if all its pixels are the lowest.
-    tap = first_row[:, None] * window[1] + first_column[None, :]
-    tap = jnp.broadcast_to(tap[None, :, :, None], shape)
-    maxima = jnp.full(shape, low, x.dtype)
-    for k in range(window[0] * window[1]):
-        i, j = (q * d for q, d in zip(divmod(k, window[1]), dilation))
-        rows = slice(i, i + (h - 1) * stride[0] + 1, stride[0])
-        columns = slice(j, j + (w - 1) * stride[1] + 1, stride[1])
-        piece = x[:, rows, columns]
+        return [(0, 0, 0), *ends, (0, 0, 0)]
+
+    def pieces(self, x, fill):
+        """What each tap sees of `x`: maps [B, h, w, C], row by row of the window."""
+        x = lax.pad(x, jnp.asarray(fill, x.dtype), self.margins(x.shape[1:3]))
+        for offsets in self._offsets():
+            rows, columns = (
+                slice(start, start + (count - 1) * step + 1, step)
+                for start, count, step in zip(offsets, self.count, self.stride)
+            )
+            yield x[:, rows, columns]
+
+    def spread(self, pieces, size):
+        """The sum of what each tap puts on a map of `size`: `pieces` transposed.
+
+        Taps that see the same rows and columns of every stride are summed first, and
+        the sums then interleaved: far faster than adding maps with gaps.
+        """
+        sides = [
+            count + d * (k - 1) // s
+            for count, d, k, s in zip(
+                self.count, self.dilation, self.window, self.stride
+            )
+        ]
+        phases = {}
+        for piece, offsets in zip(pieces, self._offsets()):
+            shifts, phase = zip(*map(divmod, offsets, self.stride))
+            ends = (
+                (shift, side - count - shift, 0)
+                for shift, side, count in zip(shifts, sides, self.count)
+            )
+            zero = jnp.zeros((), piece.dtype)
+            piece = lax.pad(piece, zero, [(0, 0, 0), *ends, (0, 0, 0)])
+            phases[phase] = phases[phase] + piece if phase in phases else piece
+        b, _, _, c = piece.shape
+        empty = jnp.zeros((b, *sides, c), piece.dtype)
+        rows, columns = self.stride
+        y = jnp.stack(
+            [
+                jnp.stack([phases.get((i, j), empty) for j in range(columns)], axis=3)
+                for i in range(rows)
+            ],
+            axis=2,
+        ).reshape(b, sides[0] * rows, sides[1] * columns, c)
+        cut = [
+            (-before, before + n - whole, 0)
+            for before, n, whole in zip(self.padding, size, y.shape[1:3])
+        ]
+        return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+
+    def _offsets(self):
+        """First pixel that each tap sees, row by row of the window."""
+        for tap in itertools.product(*map(range, self.window)):
+            yield tuple(i * d for i, d in zip(tap, self.dilation))
+
+
+def _search(x, first, grid):
+    """Number of the tap that sees each window's maximum, int32 [B, h, w, C].
+
+    `first` is that of each window's first pixel, which wins if all are the lowest.
+    """
+    x = widened(x)
+    shape = (x.shape[0], *grid.count, x.shape[3])
+    tap = jnp.broadcast_to(first[None, :, :, None], shape)
+    maxima = jnp.full(shape, lowest(x.dtype), x.dtype)
+    for k, piece in enumerate(grid.pieces(x, lowest(x.dtype))):
         larger = greater(piece, maxima)
         maxima = jnp.where(larger, piece, maxima)
         tap = jnp.where(larger, k, tap)
-    row = lax.broadcasted_iota(jnp.int32, shape, 1) * stride[0] - padding[0]
-    column = lax.broadcasted_iota(jnp.int32, shape, 2) * stride[1] - padding[1]
-    row = row + tap // window[1] * dilation[0]
-    column = column + tap % window[1] * dilation[1]
+    return tap
+
+
+def _indices(taps, width, grid):
+    """Flat index over the plane of what each tap sees, int32 [B, h, w, C]."""
+    row, column = (
+        lax.broadcasted_iota(jnp.int32, taps.shape, axis) * s - p + tap * d
+        for axis, s, p, d, tap in zip(
+            (1, 2),
+            grid.stride,
+            grid.padding,
+            grid.dilation,
+            (taps // grid.window[1], taps % grid.window[1]),
+        )
+    )
     return row * width + column
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _pick(x, taps, size, grid):
+    """What the chosen tap of each window sees, [B, h, w, C]."""
+    del size
+    y = jnp.zeros(taps.shape, x.dtype)
+    for k, piece in enumerate(grid.pieces(x, 0)):
+        y = jnp.where(taps == k, piece, y)
+    return y
+
+
+def _pick_fwd(x, taps, size, grid):
+    return _pick(x, taps, size, grid), taps
+
+
+def _pick_bwd(size, grid, taps, g):
+    return _lay(g, taps, size, grid), None
+
+
+_pick.defvjp(_pick_fwd, _pick_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _lay(y, taps, size, grid):
+    """Adds each window's value to the pixel that its tap sees: `_pick` transposed."""
+    count = grid.window[0] * grid.window[1]
+    return grid.spread((jnp.where(taps == k, y, 0) for k in range(count)), size)
+
+
+def _lay_fwd(y, taps, size, grid):
+    return _lay(y, taps, size, grid), taps
+
+
+def _lay_bwd(size, grid, taps, g):
+    return _pick(g, taps, size, grid), None
+
+
+_lay.defvjp(_lay_fwd, _lay_bwd)
 
 
 def _axis_geometry(size, window, stride, padding, dilation, ceil_mode):

@@ -10,35 +10,35 @@ DATA, SPACE = "data", "space"
 """Axes of a mesh: samples are split over the first, rows of images over the second."""
 
 
-def pin(x: jax.Array) -> jax.Array:
+LEAST_ROWS = 4
+"""Rows that each device must get of a map that is split; lower maps are copied."""
+
+
+def pin(x: jax.Array, rows: int | None = None, reach: int = 0) -> jax.Array:
     """Splits a map's samples over `data` and its rows over `space`.
 
     The identity where the mesh in use has no such axes, as in a program for one device.
     Without it the compiler chooses where a map lies, and where heights do not divide it
     can choose to split the rows over some devices and to copy them to the rest: the
-    gradients of convolutions are then multiplied by the number of copies.
+    gradients of convolutions are then multiplied by the number of copies. So they are,
+    too, where a kernel reaches from one end of a map that is split to the other.
 
     Args:
         x: [B, H, W] or [B, H, W, C].
+        rows: of the lowest map that must lie as this one does; by default its own. If
+            they are fewer than 4 for each device, all rows are copied to each.
+        reach: of the kernel that goes over it, in rows to each side. If that is not
+            less than the rows, they are copied likewise.
 
     Returns:
         The same map.
-
-    Raises:
-        ValueError: if there are fewer rows than devices to split them over.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if SPACE not in mesh.auto_axes or mesh.shape[SPACE] == 1:
         return x
-    rows, devices = x.shape[1], mesh.shape[SPACE]
-    if rows == 1:  # one value for the whole image, as of a global pooling
-        return lax.with_sharding_constraint(x, P(DATA))
-    if rows < devices:
-        raise ValueError(
-            f"A map of {rows} rows cannot be split over parallel.space={devices} "
-            "devices: feed higher images, or take fewer devices for space."
-        )
-    return lax.with_sharding_constraint(x, P(DATA, SPACE))
+    rows = x.shape[1] if rows is None else rows
+    split = rows > reach and rows >= LEAST_ROWS * mesh.shape[SPACE]
+    return lax.with_sharding_constraint(x, P(DATA, SPACE) if split else P(DATA))
 
 
 def gather(tree: Any) -> Any:
