@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from jaxseg.cluster import patience
 from jaxseg.steps import TrainState
 from jaxseg.weights.mapping import flatten
 
@@ -127,10 +128,11 @@ class Checkpoints:
         """The checkpoints themselves."""
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind, error, traceback) -> None:
         """Waits until every checkpoint is written, and closes."""
-        self.wait()
-        self._manager.close()
+        with patience(error):
+            self.wait()
+            self._manager.close()
 
     def _check_leaves(self, step: int, like: TrainState) -> None:
         stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)

@@ -1,5 +1,6 @@
 """Several processes as one run: how they meet, agree, and leave."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -162,10 +163,10 @@ class Largest:
 
 @contextlib.contextmanager
 def leave_on_error() -> Iterator[None]:
-    """Ends this process soon after an error, one of several that is.
+    """Lets a process that failed, one of several, end soon.
 
-    Checkpoints, and JAX at the exit, wait for all processes; one that failed would wait
-    for the others, which wait for it. They notice its end by the missing heartbeats.
+    At its exit JAX waits for all processes, and they may be waiting for this one. When
+    it is gone they notice by its missing heartbeats.
 
     Raises:
         ConnectionError: if a computation fails for want of another process.
@@ -173,19 +174,29 @@ def leave_on_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1:
-            raise
-        if _is_lost(error):
-            error = ConnectionError(
-                f"A computation of all processes failed in process "
-                f"{jax.process_index()}, most likely because another process ended; "
-                f"its own output says why. The same command, in all processes, goes on "
-                f"from the last checkpoint. ({_first_line(error)})"
-            )
-        timer = threading.Timer(LEAVE_TIMEOUT_S, _leave, [error])
-        timer.daemon = True
-        timer.start()
-        raise error
+        if jax.process_count() > 1:
+            timer = _leave_later("")
+            atexit.register(timer.start)  # which comes before JAX's own
+        raise _explained(error) from error.__cause__
+
+
+@contextlib.contextmanager
+def patience(error: BaseException | None) -> Iterator[None]:
+    """Lets a process that failed, one of several, wait for the others only so long.
+
+    Args:
+        error: what went wrong; None, or what is no `Exception`, if nothing did, and
+            then there is no limit.
+    """
+    if jax.process_count() == 1 or not isinstance(error, Exception):
+        yield
+        return
+    timer = _leave_later(f"error: {_explained(error)}\n")
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _started_alone() -> bool:
@@ -248,21 +259,34 @@ def _initialize(
     return failures[0] if failures else None
 
 
-def _is_lost(error: Exception) -> bool:
-    """Whether an error may come of a process that is gone; a full memory does not."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(
-        "RESOURCE_EXHAUSTED"
+def _explained(error: Exception) -> Exception:
+    """The same error, but for those that come of a process that is gone."""
+    if (
+        jax.process_count() == 1
+        or not isinstance(error, jax.errors.JaxRuntimeError)
+        or str(error).startswith("RESOURCE_EXHAUSTED")
+    ):
+        return error
+    return ConnectionError(
+        f"A computation of all processes failed in process {jax.process_index()}, most "
+        "likely because another process ended; its own output says why. The same "
+        "command, in all processes, goes on from the last checkpoint. "
+        f"({_first_line(error)})"
     )
 
 
-def _leave(error: Exception) -> None:
-    # Whatever it waits for does not come: no exception would get through.
-    os.write(
-        sys.stderr.fileno(),
-        f"error: {error}\nProcess {jax.process_index()} leaves, as the others have "
-        f"not ended within {LEAVE_TIMEOUT_S} s of it.\n".encode(),
-    )
-    os._exit(1)
+def _leave_later(text: str) -> threading.Timer:
+    """Says why and ends the process: no exception gets through where it waits."""
+
+    def leave():
+        why = f"the others have not ended within {LEAVE_TIMEOUT_S} s."
+        line = f"{text}Process {jax.process_index()} leaves: {why}\n"
+        os.write(sys.stderr.fileno(), line.encode())
+        os._exit(1)
+
+    timer = threading.Timer(LEAVE_TIMEOUT_S, leave)
+    timer.daemon = True
+    return timer
 
 
 def _on(processes: list[int]) -> str:

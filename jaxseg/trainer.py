@@ -130,7 +130,7 @@ class _Run:
         config, steps = self.config.train, self.config.train.steps
         checkpoints = checkpoint.Checkpoints(self.workdir)
         stop, largest = StopSignal(), cluster.Largest(lag=IN_FLIGHT)
-        with checkpoints, stop, cluster.leave_on_error():
+        with checkpoints, stop:
             state = self._restore(checkpoints)
             # Only now: a workdir of another model must stay what it is.
             if self.writes:
@@ -337,10 +337,11 @@ class _Run:
 
     def _describe(self, state: TrainState, start: int) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
-        config = self.config
+        config, processes = self.config, jax.process_count()
+        of = f" of {processes} processes" if processes > 1 else ""
         lines = [
             f"{config.model.name}, {parameters:,} parameters, on "
-            f"{self.parallel.mesh.size} {jax.devices()[0].device_kind} device(s); "
+            f"{self.parallel.mesh.size} {jax.devices()[0].device_kind} device(s){of}; "
             f"{self.info.name}: {len(self.train_source)} training and "
             f"{len(self.val_source)} validation images, {self.info.num_classes} classes"
         ]

@@ -16,6 +16,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg.checkpoint import UNSCORED, Checkpoints, corrupt, stored_shapes
@@ -176,7 +177,10 @@ def start(
 
     def take(path, leaf):
         value = found.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-        return leaf if value is None else jax.device_put(value, leaf.sharding)
+        if value is None:
+            return leaf
+        # From the host: what lies on one device goes to no other process's.
+        return jax.device_put(np.asarray(value), leaf.sharding)
 
     started = jax.tree.map_with_path(take, ours)
     missing = sorted(target.keys() - found.keys())
