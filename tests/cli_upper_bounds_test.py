@@ -25,7 +25,11 @@ def data(tmp_path):
 
 
 def run(data, *more):
-    args = ["--dataset=folder", f"--root={data}", f"--prepared-dir={data.parent}/kept"]
+    args = [
+        "--dataset=folder",
+        f"--data-root={data}",
+        f"--prepared-dir={data.parent}/kept",
+    ]
     return cli.main(["upper-bounds", *args, *map(str, more)])
 
 
@@ -70,3 +74,10 @@ def test_all_of_the_papers_factors_are_there_unasked(data, capsys):
 def test_what_cannot_be_done_is_said(data, capsys, args, message):
     assert run(data, *args) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", ["5", "channels=1"])
+def test_options_are_a_json_object(data, capsys, options):
+    with pytest.raises(SystemExit):
+        run(data, "--options", options)
+    assert f"'{options}' is no JSON object; give names" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What the commands share."""
 
 import argparse
+import json
 import math
 import sys
 import tempfile
@@ -102,6 +103,19 @@ def complain(error: Exception, about: Path | None = None) -> None:
     if about is not None and str(about) not in text:
         text = f"{about}: {text}"
     print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parses an argument that is keyword arguments in JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no JSON object; give names and values, as '{{\"width\": 32}}'"
+        )
+    return value
 
 
 def without_nan(value):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable, without_nan
+from jaxseg.cli.common import add_command, check_writable, json_object, without_nan
 
 
 def add(commands):
@@ -17,20 +17,20 @@ def add(commands):
         "predicted them: each cell of FACTOR x FACTOR pixels takes the class that most\n"
         "of its pixels have. So good can a network be at most whose output is that\n"
         "many times smaller than the image (FCN, appendix A). It needs no network.",
-        example="jaxseg upper-bounds --dataset camvid --root data/camvid --split val",
+        example="jaxseg upper-bounds --dataset camvid --data-root data/camvid",
     )
     parser.add_argument(
         "--dataset", required=True, metavar="NAME", help="camvid, folder or shapes"
     )
     parser.add_argument(
-        "--root", default="", metavar="DIR", help="folder of its images and masks"
+        "--data-root", default="", metavar="DIR", help="folder of its images and masks"
     )
     parser.add_argument(
         "--split", default="val", metavar="NAME", help="of the data set (default: val)"
     )
     parser.add_argument(
         "--options",
-        type=json.loads,
+        type=json_object,
         default={},
         metavar="JSON",
         help="""what else the data set takes, such as '{"channels": 1}'""",
@@ -76,7 +76,7 @@ def run(args) -> int:
     source = create_source(
         args.dataset,
         args.split,
-        root=args.root,
+        root=args.data_root,
         prepared_dir=args.prepared_dir,
         **args.options,
     )

@@ -1,6 +1,5 @@
 """`jaxseg import-weights` and `export-weights`: files of weights in and out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from jaxseg.cli.common import (
     add_command,
     add_workdir,
     check_writable,
+    json_object,
     open_workdir,
 )
 
@@ -46,7 +46,7 @@ def add_import(commands):
     )
     parser.add_argument(
         "--parts",
-        type=json.loads,
+        type=json_object,
         default={},
         metavar="JSON",
         help="""what else the model takes, such as '{"geometry": "same"}'""",

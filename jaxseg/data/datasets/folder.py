@@ -33,8 +33,8 @@ class Folder(SegmentationBuilder, skip_registration=True):
         self._root = Path(root)
         if not root or not self._root.is_dir():
             raise ValueError(
-                f"{self.name}: data root {root!r} is not a folder; set the root (in a "
-                f"config data.root) to the folder with {LAYOUT}"
+                f"{self.name}: data root {root!r} is not a folder; give by data.root in "
+                f"a config, or by --data-root to a command, the folder with {LAYOUT}"
             )
         self._largest_label = 0
         super().__init__(data_dir=data_dir)
