@@ -66,7 +66,7 @@ def add(commands):
         help="at most, to search the largest batch with (default: 4)",
     )
     parser.add_argument(
-        "--no-search", action="store_true", help="do not search the largest batch"
+        "--no-search", action="store_true", help="estimate the largest batch"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="JSON to write as well"

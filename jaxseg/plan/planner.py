@@ -78,12 +78,12 @@ def make_plan(
     }
     if topology.chip and step["flops"] is not None:
         plan["bounds"] = bounds(step, topology, batch)
-    largest = None
-    if limit and compilations:
-        largest = plan["largest_batch"] = _search(
+    if limit:
+        plan["largest_batch"] = _search(
             step, batch // shards, shards, limit, compilations, measure
         )
     if step["fits"] is False:
+        largest = plan["largest_batch"]["per_shard"] if compilations else None
         plan["cures"] = _cures(config, parallel.mesh, largest, measure)
     return plan
 
@@ -221,7 +221,7 @@ def bounds(
 
 
 def _cures(config, mesh, largest, measure) -> list[dict[str, Any]]:
-    """Compiles what may fit instead: remat, a smaller batch unless that was searched.
+    """Compiles what may fit instead: remat, and smaller batches if none were searched.
 
     A smaller batch saves what splitting the rows of the same images would, without
     rows to exchange: so space is tried only where a batch of one image is too large.
@@ -242,14 +242,12 @@ def _cures(config, mesh, largest, measure) -> list[dict[str, Any]]:
     data, space = mesh.shape["data"], mesh.shape["space"]
     remat = {} if config.model.remat else {"model.remat": True}
     cured = bool(remat) and attempt(remat)
+    batch = config.train.batch_size
+    while largest is None and batch > data:
+        batch = data * (batch // data // 2)
+        if attempt({"train.batch_size": batch}):
+            largest = batch // data
     if largest:
-        small = largest["per_shard"] > 0
-    else:
-        small, batch = False, config.train.batch_size
-        while batch > data and not small:
-            batch = data * (batch // data // 2)
-            small = attempt({"train.batch_size": batch})
-    if small:
         return cures
     while config.parallel.backend == "jit" and data % 2 == 0 and space < 8:
         data, space = data // 2, space * 2
@@ -275,7 +273,7 @@ def _search(step, first, shards, limit, compilations, measure) -> dict[str, Any]
 
     # The rest of a step is for the most part what its batch needs.
     memory = step["memory"] or {"arguments": 0, "program": 0}
-    low, high = largest_batch(
+    low, high, expected = largest_batch(
         fits,
         first,
         limit,
@@ -286,6 +284,7 @@ def _search(step, first, shards, limit, compilations, measure) -> dict[str, Any]
         "per_shard": low,
         "global": low * shards,
         "per_shard_too_large": high,
+        "per_shard_expected": expected,
         "tried_bytes": {str(batch): seen[batch] for batch in sorted(seen)},
     }
 

@@ -83,14 +83,20 @@ def _bound_lines(bound):
 
 def _batch_lines(found, shards):
     low, high = found["per_shard"], found["per_shard_too_large"]
-    if not low:
-        yield f"largest batch: not even {high} for each of data={shards} fits"
-        return
-    beyond = "no larger one was tried" if high is None else f"{high} does not"
-    yield (
-        f"largest batch: {low} for each of data={shards} fits, {beyond}; "
-        f"train.batch_size={found['global']}"
-    )
+    each = f"for each of data={shards}"
+    if high == 1:
+        yield f"largest batch: not even 1 {each} fits"
+    elif high == low + 1:
+        yield (
+            f"largest batch: {low} {each} fits, {high} does not: "
+            f"train.batch_size={found['global']}"
+        )
+    else:
+        tried = [f"{low} fits"] * (low > 0) + [f"{high} does not fit"] * bool(high)
+        yield (
+            f"largest batch: about {found['per_shard_expected']} {each} if memory is "
+            f"linear in it; {', '.join(tried)}"
+        )
 
 
 def named(changes: dict[str, Any]) -> str:

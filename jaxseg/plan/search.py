@@ -10,7 +10,7 @@ def largest_batch(
     *,
     fixed: int,
     compilations: int,
-) -> tuple[int, int | None]:
+) -> tuple[int, int | None, int]:
     """Searches the largest batch whose program fits.
 
     Memory is nearly linear in the batch, `fixed + slope batch`, so each try is where a
@@ -25,23 +25,22 @@ def largest_batch(
         compilations: calls of `measure` at most, 1 or more.
 
     Returns:
-        The largest batch that was found to fit, 0 if none, and the smallest that was
-        found not to; they differ by 1 where the search came to its end. The second is
-        None where none was found.
+        The largest batch that was found to fit, 0 if none; the smallest that was found
+        not to, None if none; and the largest that should fit by the last line. The
+        first two differ by 1 where the search came to its end.
     """
     tried = {0: fixed}
     low, high = 0, None
-    batch = first
+    batch = expected = first
     for _ in range(compilations):
         tried[batch], fits = measure(batch)
         low, high = (max(low, batch), high) if fits else (low, batch)
-        if high == low + 1:
-            break
         a, b = (low, high) if high else sorted(tried)[-2:]
         slope = (tried[b] - tried[a]) / (b - a)
         # Where memory does not grow, no line says how far it goes.
-        guess = a + int((limit - tried[a]) // slope) if slope > 0 else 2 * b
-        batch = max(guess, low + 1)
-        if high:
-            batch = min(batch, high - 1)
-    return low, high
+        line = a + int((limit - tried[a]) // slope) if slope > 0 else 2 * b
+        expected = max(low, min(line, high - 1) if high else line)
+        if high == low + 1:
+            break
+        batch = max(expected, low + 1)
+    return low, high, expected

@@ -127,7 +127,10 @@ def test_the_largest_batch(plan_of):
 def test_no_search(plan_of):
     calls = []
     plan = plan_of(made_up(1000, 100, calls=calls), limit=2150, compilations=0)
-    assert "largest_batch" not in plan and calls == [8]
+    assert calls == [8] and plan["largest_batch"]["per_shard_expected"] == 11
+    assert "about 11 for each of data=4 if memory is linear in it; 2 fits" in describe(
+        plan
+    )
 
 
 def test_remat_is_tried_where_a_step_does_not_fit(plan_of):

@@ -33,10 +33,10 @@ MEMORIES = {
 @pytest.mark.parametrize("first", [1, 4, 17, 200])
 def test_finds_the_largest(memory, first):
     limit, calls = 3000, []
-    low, high = largest_batch(
+    low, high, expected = largest_batch(
         measured(memory, limit, calls), first, limit, fixed=900, compilations=20
     )
-    assert low == brute_force(memory, limit) and high == low + 1
+    assert low == expected == brute_force(memory, limit) and high == low + 1
     assert len(set(calls)) == len(calls)
 
 
@@ -50,18 +50,25 @@ def test_a_line_takes_three():
         fixed=500,
         compilations=9,
     )
-    assert found == (15, 16) and calls == [4, 15, 16]
+    assert found == (15, 16, 15) and calls == [4, 15, 16]
 
 
 def test_nothing_fits():
     calls = []
     measure = measured(lambda b: 5000 + b, 3000, calls)
-    assert largest_batch(measure, 3, 3000, fixed=0, compilations=9) == (0, 1)
+    assert largest_batch(measure, 3, 3000, fixed=0, compilations=9) == (0, 1, 0)
 
 
 def test_stops_when_told_and_says_between_what():
     calls = []
     measure = measured(lambda b: b * b, 10_000, calls)
-    low, high = largest_batch(measure, 1, 10_000, fixed=0, compilations=3)
+    low, high, expected = largest_batch(measure, 1, 10_000, fixed=0, compilations=3)
     assert len(calls) == 3
     assert low in calls and low <= 100 < (high or 10**9)
+    assert low <= expected < (high or 10**9)
+
+
+def test_one_compilation_is_enough_to_expect():
+    measure = measured(lambda b: 500 + 100 * b, 2050, [])
+    found = largest_batch(measure, 4, 2050, fixed=500, compilations=1)
+    assert found == (4, None, 15)
