@@ -7,13 +7,12 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, and how.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, old or new.")
-# Of several processes; see docs/pods.md.
-COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
-START_TIMEOUT_S = flags.DEFINE_integer("start_timeout_s", 120, "To find each other.")
-HEARTBEAT_TIMEOUT_S = flags.DEFINE_integer(
-    "heartbeat_timeout_s", 30, "How long one may be silent before the others end."
+CLUSTER = (  # of several processes; see docs/pods.md
+    flags.DEFINE_string("coordinator", None, "host:port of process 0."),
+    flags.DEFINE_integer("num_processes", None, "How many there are."),
+    flags.DEFINE_integer("process_id", None, "Number of this one, from 0."),
+    flags.DEFINE_integer("start_timeout_s", None, "For them to meet; 120."),
+    flags.DEFINE_integer("heartbeat_timeout_s", None, "For one to be silent; 30."),
 )
 
 
@@ -28,13 +27,8 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     enable_compilation_cache()
     try:
-        cluster.connect(
-            COORDINATOR.value,
-            NUM_PROCESSES.value,
-            PROCESS_ID.value,
-            start_timeout_s=START_TIMEOUT_S.value,
-            heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S.value,
-        )
+        given = {flag.name: flag.value for flag in CLUSTER if flag.value is not None}
+        cluster.connect(**given)
         trainer.run(CONFIG.value, WORKDIR.value)
     except trainer.Interrupted as stop:
         print(stop)

@@ -91,6 +91,9 @@ def connect(
     # JAX has put a handler of its own in place of Python's, by which SIGTERM would not
     # end a process that is still starting.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    # CPUs meet by gloo, which gives them half a minute when they first do: now, and not
+    # when one has compiled its step and the other has not.
+    Largest(lag=0)(0)
 
 
 def check_same(values: dict[str, Any]) -> None:
@@ -277,11 +280,13 @@ def _explained(error: Exception) -> Exception:
 
 def _leave_later(text: str) -> threading.Timer:
     """Says why and ends the process: no exception gets through where it waits."""
+    text += (  # now, for at the exit JAX does not know it any more
+        f"Process {jax.process_index()} leaves: the others have not ended within "
+        f"{LEAVE_TIMEOUT_S} s.\n"
+    )
 
     def leave():
-        why = f"the others have not ended within {LEAVE_TIMEOUT_S} s."
-        line = f"{text}Process {jax.process_index()} leaves: {why}\n"
-        os.write(sys.stderr.fileno(), line.encode())
+        os.write(sys.stderr.fileno(), text.encode())
         os._exit(1)
 
     timer = threading.Timer(LEAVE_TIMEOUT_S, leave)

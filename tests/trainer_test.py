@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, load, trainer
+from jaxseg import checkpoint, data, load, trainer
 from jaxseg.logbook import Logbook
 from jaxseg.workdir import find_step
 
@@ -254,6 +255,30 @@ def test_another_models_workdir_is_refused_and_left_alone(config, finished):
         trainer.run(config, str(finished))
     assert "more" in str(error.value)
     assert (finished / "metadata.json").read_text() == before
+
+
+def test_another_batch_size_is_refused_unless_accepted(
+    config, finished, tmp_path, monkeypatch
+):
+    """Accepted, it goes on at the same image: none is left out and none comes twice."""
+    shutil.copytree(finished, tmp_path / "run")
+    config.train.steps = 7
+    config.train.batch_size = 6
+    with pytest.raises(ValueError, match=r"batch_size=4, and not 6.*accept_batch_size"):
+        trainer.run(config, str(tmp_path / "run"))
+
+    places = []
+    restore = data.TrainBatches.restore
+    monkeypatch.setattr(
+        data.TrainBatches,
+        "restore",
+        lambda self, place: places.append(dict(place)) or restore(self, place),
+    )
+    config.checkpoint.accept_batch_size = True
+    trainer.run(config, str(tmp_path / "run"))
+    assert places[-1] == {"next_sample": 24, "batch_size": 4}
+    saved = tmp_path / "run/checkpoints/7/data/metadata"
+    assert json.loads(saved.read_text()) == {"next_sample": 30, "batch_size": 6}
 
 
 def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
