@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from jaxseg.plan.hlo import parse, sizes
+
 KINDS = (
     "all-reduce",
     "all-gather",
@@ -46,10 +48,6 @@ class Collective:
         return (2 if self.kind == "all-reduce" else 1) * share * self.size
 
 
-_INSTRUCTION = re.compile(
-    rf'^\s*(?:ROOT )?%?\S+ = ([^%"]*?) ({"|".join(KINDS)})(-start)?\('
-)
-_ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
@@ -69,22 +67,20 @@ def parse_collectives(hlo: str, devices: int) -> list[Collective]:
     Returns:
         The collectives in the order of the text.
     """
-    found, scattered = [], False
-    for line in hlo.splitlines():
-        if line.endswith("{") and " = " not in line.split("->")[0]:
-            scattered = line.lstrip("%").startswith("all-reduce-scatter")
-        match = _INSTRUCTION.match(line)
-        if match is None:
-            continue
-        shape, kind, start = match.groups()
-        if start and kind != "all-reduce":
-            shape = _elements(shape)[1]  # of (operands, results, ...)
-        size, group = _bytes(shape), _group(line, devices)
-        if kind == "reduce-scatter":
-            size *= group
-        elif kind == "all-reduce" and scattered:
-            kind = "reduce-scatter"
-        found.append(Collective(kind, size, group))
+    found = []
+    for name, instructions in parse(hlo)[0].items():
+        for one in instructions:
+            kind, shape = one.kind.removesuffix("-start"), one.shape
+            if kind not in KINDS:
+                continue
+            if kind != one.kind and kind != "all-reduce":
+                shape = _elements(shape)[1]  # of (operands, results, ...)
+            size, group = sum(sizes(shape)), _group(one.attributes, devices)
+            if kind == "reduce-scatter":
+                size *= group
+            elif kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
+            found.append(Collective(kind, size, group))
     return found
 
 
@@ -96,15 +92,6 @@ def summarize(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
         row["count"] += 1
         row["bytes"] += one.size
         row["sent_bytes"] += one.sent
-    return total
-
-
-def _bytes(shape: str) -> int:
-    """Of `f32[2,3]{1,0}` or a tuple of such, without the padding of layouts."""
-    total = 0
-    for dtype, bits, dims in _ARRAY.findall(shape):
-        count = math.prod(int(d) for d in dims.split(",") if d)
-        total += math.ceil(count * (8 if dtype == "pred" else int(bits)) / 8)
     return total
 
 
@@ -120,12 +107,12 @@ def _elements(shape: str) -> list[str]:
     return elements
 
 
-def _group(line: str, devices: int) -> int:
-    if match := _LISTED.search(line):
+def _group(attributes: str, devices: int) -> int:
+    if match := _LISTED.search(attributes):
         return match[1].count(",") + 1
-    if match := _IOTA.search(line):
+    if match := _IOTA.search(attributes):
         return int(match[1])
-    if match := _MESH.search(line):
+    if match := _MESH.search(attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         # Part of an axis is written 'name':(what is before it)its size.
         return math.prod(

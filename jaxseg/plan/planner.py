@@ -14,11 +14,18 @@ from jaxseg.plan.collectives import parse_collectives, summarize
 from jaxseg.plan.report import named
 from jaxseg.plan.search import largest_batch
 from jaxseg.plan.topology import HOP_SECONDS, Topology
+from jaxseg.plan.traffic import memory_traffic
 from jaxseg.program import Program
 from jaxseg.sharding import create_parallel
 
 # Only their kind counts for a plan; none is a number that a compiler could leave out.
 NORMALIZATION = {"mean": (127.0,), "std": (64.0,)}
+
+MEASURES = (
+    *("bytes", "fits", "memory", "flops"),
+    *("bytes_accessed", "memory_traffic", "collectives"),
+)
+"""Of a step, on one device; None where the compiler did not get so far."""
 
 _NEEDED = re.compile(r"(?:[Uu]sed|temporaries \() ?([\d.]+)([KMGT])")
 
@@ -106,8 +113,8 @@ def compile_step(
 
     Returns:
         Of one device: `bytes` in all and by kind in `memory`, whether that `fits`,
-        `flops`, `bytes_accessed` and `collectives` as `summarize` gives them, and the
-        seconds that it took. Where the compiler gave up for want of memory all but
+        `flops`, `bytes_accessed` by XLA's count and `memory_traffic` by ours,
+        `collectives` as `summarize` gives them, and the seconds that it took. Where the compiler gave up for want of memory all but
         `bytes` and `fits` is None, and `bytes` is what it says that it needed.
     """
     parallel = create_parallel(**config.parallel, devices=topology.devices)
@@ -129,9 +136,7 @@ def compile_step(
         loss_fn=settings.loss(config, weights),
     )
     start = time.monotonic()
-    found: dict[str, Any] = dict.fromkeys(
-        ("bytes", "fits", "memory", "flops", "bytes_accessed", "collectives")
-    )
+    found: dict[str, Any] = dict.fromkeys(MEASURES)
     try:
         compiled = program.train_step.lower(program.state, program.batch).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -141,16 +146,15 @@ def compile_step(
     else:
         memory = _memory(compiled.memory_analysis())
         total = sum(memory.values())
-        cost = compiled.cost_analysis()
+        cost, hlo = compiled.cost_analysis(), compiled.as_text()
         found |= {
             "bytes": total,
             "fits": None if limit is None else total <= limit,
             "memory": memory,
             "flops": cost["flops"],
             "bytes_accessed": cost["bytes accessed"],
-            "collectives": summarize(
-                parse_collectives(compiled.as_text(), parallel.mesh.size)
-            ),
+            "memory_traffic": memory_traffic(hlo),
+            "collectives": summarize(parse_collectives(hlo, parallel.mesh.size)),
         }
     return found | {"compile_seconds": round(time.monotonic() - start, 1)}
 
@@ -178,9 +182,9 @@ def bounds(
 ) -> dict[str, float]:
     """What the chip's data sheet lets a step take at least.
 
-    Its computation takes flops / peak, its memory traffic bytes / bandwidth, and the
-    network what each device has to send / the bandwidth of its links. If all are hidden
-    behind the longest, a step takes its time: no step is faster. If nothing of the
+    Its computation takes FLOPs / peak, its traffic with the main memory bytes /
+    bandwidth, and the network what each device has to send / the bandwidth of its
+    links. If all are hidden behind the longest, a step takes its time: none is faster. If nothing of the
     network is hidden behind the rest, it comes on top of it, and with it one trip
     across the slice for each collective.
 
@@ -201,7 +205,7 @@ def bounds(
     rows = step["collectives"].values()
     sent = sum(row["sent_bytes"] for row in rows)
     compute = step["flops"] / chip.flops
-    memory = step["bytes_accessed"] / chip.memory_bandwidth
+    memory = step["memory_traffic"] / chip.memory_bandwidth
     network = sent / topology.send_bandwidth if sent else 0.0
     latency = sum(row["count"] for row in rows) * topology.hops * HOP_SECONDS
     alone = max(compute, memory)

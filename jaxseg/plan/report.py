@@ -54,6 +54,7 @@ def _work_lines(step):
     yield "a step, on each device"
     yield f"  {'FLOPs':20} {step['flops']:10.3g}"
     yield f"  {'bytes accessed':20} {step['bytes_accessed']:10.3g}"
+    yield f"  {'  of main memory':20} {step['memory_traffic']:10.3g} at least"
     yield f"  {'collectives':20} {'count':>10} {'MB':>10} {'MB sent':>10}"
     for kind, row in step["collectives"].items():
         yield (

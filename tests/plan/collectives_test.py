@@ -53,11 +53,12 @@ def test_reads_every_form():
 
 
 def test_part_of_an_axis_is_a_group():
-    line = (
-        "  %all-reduce.1 = f32[10]{0} all-reduce(%a), "
-        "replica_groups=mesh['axis_0'=8,'axis_1'=2] {'axis_0':(2)4,'axis_1'}"
+    hlo = (
+        "ENTRY %main (a: f32[10]) -> f32[10] {\n"
+        "  ROOT %all-reduce.1 = f32[10]{0} all-reduce(%a), "
+        "replica_groups=mesh['axis_0'=8,'axis_1'=2] {'axis_0':(2)4,'axis_1'}\n}"
     )
-    assert parse_collectives(line, devices=16) == [Collective("all-reduce", 40, 8)]
+    assert parse_collectives(hlo, devices=16) == [Collective("all-reduce", 40, 8)]
 
 
 @pytest.mark.parametrize(

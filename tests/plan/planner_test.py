@@ -62,6 +62,7 @@ def test_plan_of_a_real_step(config, topology):
 
     # 8 images x 8x16 pixels: three 3x3 convolutions at least, forth and twice back.
     assert step["flops"] > 3 * 2 * 9 * (2 * 8 * 16) * (3 * 4)
+    assert given < step["memory_traffic"] <= step["bytes_accessed"]
     assert step["fits"] is None and "bounds" not in plan  # no chip, no limit
     assert plan["parallel"]["data"] == 4 and plan["parallel"]["space"] == 1
     json.dumps(plan)
@@ -87,6 +88,7 @@ def made_up(fixed, per_image, *, fits_by_remat=1.0, calls=None):
             | {"outputs": 0, "program": 0},
             "flops": 1e9,
             "bytes_accessed": 1e6,
+            "memory_traffic": 1e6,
             "collectives": {},
             "compile_seconds": 1.0,
         }
@@ -204,7 +206,7 @@ def test_bounds_by_hand():
     topology = Topology("v5e:4x4", (4, 4), chip, ())
     step = {
         "flops": 0.1 * chip.flops,
-        "bytes_accessed": 0.2 * chip.memory_bandwidth,
+        "memory_traffic": 0.2 * chip.memory_bandwidth,
         # A corner of 4x4 has two links.
         "collectives": {
             "all-reduce": {"count": 900, "sent_bytes": 0.1 * chip.link_bandwidth},
@@ -229,7 +231,7 @@ def test_bounds_by_hand():
 
 
 def test_one_chip_loses_nothing():
-    step = {"flops": 1e12, "bytes_accessed": 1e9, "collectives": {}}
+    step = {"flops": 1e12, "memory_traffic": 1e9, "collectives": {}}
     bound = bounds(step, Topology("v5e:1x1", (1, 1), CHIPS["v5e"], ()), batch_size=1)
     assert bound["network"] == 0 and bound["efficiency_unhidden"] == 1
 
