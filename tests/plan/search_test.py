@@ -72,3 +72,11 @@ def test_one_compilation_is_enough_to_expect():
     measure = measured(lambda b: 500 + 100 * b, 2050, [])
     found = largest_batch(measure, 4, 2050, fixed=500, compilations=1)
     assert found == (4, None, 15)
+
+
+def test_a_compiler_that_refuses_before_the_limit():
+    def measure(batch):
+        return 100 * batch, batch <= 7
+
+    found = largest_batch(measure, 1, 1000, fixed=0, compilations=20)
+    assert found == (7, 8, 7)
