@@ -74,20 +74,9 @@ def connect(
     error = _initialize(start_timeout_s, heartbeat_timeout_s, given)
     if isinstance(error, ValueError) and "coordinator_address" in str(error):
         return  # JAX knows of no cluster here
-    where = coordinator or "the cluster's coordinator"
-    if isinstance(error, TimeoutError):
-        raise ConnectionError(
-            f"The processes have not met at {where} within {start_timeout_s} s. Do "
-            "all of them run, each with its own number and the same count of them, "
-            "and can they reach that address and port?"
-        )
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        raise ConnectionError(
-            f"Process 0 cannot listen at {where} ({_first_line(error)}); another "
-            "program may have the port: take another."
-        )
     if error is not None:
-        raise error
+        where = coordinator or "the cluster's coordinator"
+        raise _not_met(error, where, start_timeout_s) from None
     # JAX has put a handler of its own in place of Python's, by which SIGTERM would not
     # end a process that is still starting.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -260,6 +249,22 @@ def _initialize(
     if thread.is_alive():
         return TimeoutError()
     return failures[0] if failures else None
+
+
+def _not_met(error: Exception, where: str, seconds: int) -> Exception:
+    """What keeps the processes apart, where it is no fault of the program."""
+    if isinstance(error, TimeoutError):
+        return ConnectionError(
+            f"The processes have not met at {where} within {seconds} s. Do all of them "
+            "run, each with its own number and the same count of them, and can they "
+            "reach that address and port?"
+        )
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return ConnectionError(
+            f"Process 0 cannot listen at {where} ({_first_line(error)}); another "
+            "program may have the port: take another."
+        )
+    return error
 
 
 def _explained(error: Exception) -> Exception:

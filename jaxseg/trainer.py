@@ -192,8 +192,8 @@ class _Run:
         cluster.check_same(
             {
                 "checkpoints in the workdir": steps,
-                "training data": self.train_source.directory.name,
-                "validation data": self.val_source.directory.name,
+                "training images": len(self.train_source),
+                "validation images": len(self.val_source),
             }
         )
         for step in reversed(steps):

@@ -341,6 +341,27 @@ def test_clusters_and_what_looks_like_them(calls, monkeypatch, environment, join
     assert not calls
 
 
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        (
+            JaxRuntimeError("UNKNOWN: no\nRPC"),
+            ConnectionError,
+            r"at a:1 \(UNKNOWN: no\)",
+        ),
+        (RuntimeError("called late"), RuntimeError, "called late"),
+        (ValueError("of the cluster"), ValueError, "of the cluster"),
+    ],
+)
+def test_starts_that_fail(monkeypatch, raised, kind, message):
+    def initialize(**kwargs):
+        raise raised
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(kind, match=message):
+        cluster.connect("a:1", 2, 0)
+
+
 def test_a_process_without_a_cluster_is_left_alone_at_once():
     """By the true JAX, in a process that has not used it."""
     code = (
