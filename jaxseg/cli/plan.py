@@ -38,6 +38,13 @@ def add(commands):
         help="how the devices are used (default: as the config's parallel section)",
     )
     parser.add_argument(
+        "--slices",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME,...",
+        help="others of the chip, to predict the speed on without compiling again",
+    )
+    parser.add_argument(
         "--classes",
         type=int,
         metavar="K",
@@ -85,7 +92,7 @@ def run(args) -> int:
     from jaxseg.data.prepare import write_atomically
     from jaxseg.plan.planner import make_plan
     from jaxseg.plan.report import describe
-    from jaxseg.plan.topology import GIB, open_topology
+    from jaxseg.plan.topology import GIB, open_topology, parse_topology
 
     if args.output is not None:
         check_writable(args.output.parent)
@@ -99,6 +106,7 @@ def run(args) -> int:
         num_classes=num_classes,
         image_shape=image_shape,
         memory=args.memory and round(args.memory * GIB),
+        slices=[parse_topology(name) for name in args.slices],
         compilations=0 if args.no_search else args.compilations,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )

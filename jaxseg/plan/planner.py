@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import settings
+from jaxseg.plan.bounds import bounds, bounds_on, check_slices
 from jaxseg.plan.collectives import parse_collectives, summarize
 from jaxseg.plan.report import named
 from jaxseg.plan.search import largest_batch
-from jaxseg.plan.topology import HOP_SECONDS, Topology
+from jaxseg.plan.topology import Topology
 from jaxseg.plan.traffic import memory_traffic
 from jaxseg.program import Program
 from jaxseg.sharding import create_parallel
@@ -38,6 +39,7 @@ def make_plan(
     image_shape: tuple[int, int, int],
     memory: int | None = None,
     compilations: int = 4,
+    slices: Sequence[Topology] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Compiles the step, and others where it does not fit, and works out the bounds.
@@ -49,6 +51,7 @@ def make_plan(
         image_shape: (H, W, C) of a training image.
         memory: bytes that a device has; None for what its data sheet says.
         compilations: to search the largest batch with, at most; 0 for no search.
+        slices: others of the chip, to predict the step's bounds on without compiling.
         say: called with a line before each compilation.
 
     Returns:
@@ -69,6 +72,7 @@ def make_plan(
     parallel = create_parallel(**config.parallel, devices=topology.devices)
     shards = parallel.mesh.shape["data"]
     batch = config.train.batch_size
+    check_slices(slices, topology, parallel)
     step = measure({})
     plan: dict[str, Any] = {
         "model": settings.model(config, num_classes),
@@ -85,6 +89,10 @@ def make_plan(
     }
     if topology.chip and step["flops"] is not None:
         plan["bounds"] = bounds(step, topology, batch)
+        plan["slices"] = [
+            bounds_on(other, step, topology, batch) | {"name": other.name}
+            for other in slices
+        ]
     if limit:
         plan["largest_batch"] = _search(
             step, batch // shards, shards, limit, compilations, measure
@@ -175,53 +183,6 @@ def needed_bytes(error: str) -> int | None:
     if match is None:
         return None
     return round(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1))
-
-
-def bounds(
-    step: dict[str, Any], topology: Topology, batch_size: int
-) -> dict[str, float]:
-    """What the chip's data sheet lets a step take at least.
-
-    Its computation takes FLOPs / peak, its traffic with the main memory bytes /
-    bandwidth, and the network what each device has to send / the bandwidth of its
-    links. If all are hidden behind the longest, a step takes its time: none is faster. If nothing of the
-    network is hidden behind the rest, it comes on top of it, and with it one trip
-    across the slice for each collective.
-
-    One device alone would do its share of the batch in the longer of computation and
-    memory traffic. That time over a step's is the scaling efficiency.
-
-    Args:
-        step: from `compile_step`.
-        topology: with a chip.
-        batch_size: of all devices together.
-
-    Returns:
-        Seconds `compute`, `memory`, `network`, `latency`, `step_at_least`,
-        `step_unhidden`; images per second `images_at_most`, `images_unhidden`; shares
-        `efficiency_at_most`, `efficiency_unhidden`.
-    """
-    chip = topology.chip
-    rows = step["collectives"].values()
-    sent = sum(row["sent_bytes"] for row in rows)
-    compute = step["flops"] / chip.flops
-    memory = step["memory_traffic"] / chip.memory_bandwidth
-    network = sent / topology.send_bandwidth if sent else 0.0
-    latency = sum(row["count"] for row in rows) * topology.hops * HOP_SECONDS
-    alone = max(compute, memory)
-    hidden, unhidden = max(alone, network), alone + network + latency
-    return {
-        "compute": compute,
-        "memory": memory,
-        "network": network,
-        "latency": latency,
-        "step_at_least": hidden,
-        "step_unhidden": unhidden,
-        "images_at_most": batch_size / hidden,
-        "images_unhidden": batch_size / unhidden,
-        "efficiency_at_most": alone / hidden,
-        "efficiency_unhidden": alone / unhidden,
-    }
 
 
 def _cures(config, mesh, largest, measure) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ def _lines(plan):
     if "bounds" in plan:
         yield ""
         yield from _bound_lines(plan["bounds"])
+        yield from _slice_lines(plan["slices"])
     for cure in plan.get("cures", ()):
         needs = f", {_gib(cure['bytes'])} GiB" if cure.get("bytes") else ""
         verdict = "fits" if cure["fits"] else cure.get("refused", "does not fit either")
@@ -80,6 +81,19 @@ def _bound_lines(bound):
         f"scaling efficiency against one device: {bound['efficiency_unhidden']:.1%} "
         f"to {bound['efficiency_at_most']:.1%}"
     )
+
+
+def _slice_lines(slices):
+    if slices:
+        yield ""
+        yield "the same program on other slices, none of the network hidden and all of it"
+    for one in slices:
+        yield (
+            f"  {one['name']:10} batches of {one['batch_size']:6}: "
+            f"{one['images_unhidden']:10,.0f} to {one['images_at_most']:10,.0f} images/s, "
+            f"efficiency {one['efficiency_unhidden']:.1%} to "
+            f"{one['efficiency_at_most']:.1%}"
+        )
 
 
 def _batch_lines(found, shards):

@@ -1,7 +1,9 @@
 """TPU chips by their data sheets, and slices of them that need not be here."""
 
 import contextlib
+import dataclasses
 import importlib.util
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -79,13 +81,18 @@ class Topology:
         name: such as "v5e:16x16", or "cpu:8" for fake devices.
         shape: of the slice, in chips.
         chip: its figures; None for a CPU.
-        devices: descriptions of the devices, or fake ones.
+        devices: descriptions of them, or fake ones; none where none were made.
     """
 
     name: str
     shape: tuple[int, ...]
     chip: Chip | None
-    devices: tuple[Any, ...]
+    devices: tuple[Any, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of chips, or of fake devices."""
+        return math.prod(self.shape)
 
     @cached_property
     def _wraps(self) -> tuple[bool, ...]:
@@ -124,43 +131,47 @@ def open_topology(name: str) -> Topology:
     Raises:
         ValueError: if there is no such chip or slice, or libtpu is not installed.
     """
+    topology = parse_topology(name)
+    # Nothing is computed: an accelerator that is here stays free for others.
+    jax.config.update("jax_platforms", "cpu")
+    make = _tpu_devices if topology.chip else _fake_devices
+    return dataclasses.replace(topology, devices=make(topology))
+
+
+def parse_topology(name: str) -> Topology:
+    """The same without devices: its figures alone, for which libtpu is not needed."""
     kind, _, size = name.partition(":")
     if kind not in ("cpu", *CHIPS) or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
         raise ValueError(
             f"topology {name!r} is unknown; give a chip of {', '.join(CHIPS)} and the "
             "shape of its slice, as v5e:16x16, or fake devices, as cpu:8."
         )
-    shape = tuple(int(n) for n in size.split("x"))
-    # Nothing is computed: an accelerator that is here stays free for others.
-    jax.config.update("jax_platforms", "cpu")
-    if kind == "cpu":
-        return Topology(name, shape, None, _fake_devices(shape))
-    chip = CHIPS[kind]
-    if len(shape) != chip.axes:
+    chip, shape = CHIPS.get(kind), tuple(int(n) for n in size.split("x"))
+    if chip is None and len(shape) > 1:
+        raise ValueError("topology of CPU devices: give their number, as cpu:8.")
+    if chip is not None and len(shape) != chip.axes:
         raise ValueError(
             f"topology {name!r}: a slice of {kind} has {chip.axes} axes, as "
             f"{kind}:{'x'.join(['4'] * chip.axes)}."
         )
-    return Topology(name, shape, chip, _tpu_devices(kind, shape))
+    return Topology(name, shape, chip)
 
 
-def _fake_devices(shape):
-    count = shape[0]
-    if len(shape) > 1:
-        raise ValueError("topology of CPU devices: give their number, as cpu:8.")
+def _fake_devices(topology):
+    count = topology.size
     # Too late where JAX has started; then there may be enough all the same.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if len(devices) < count:
         raise ValueError(
-            f"topology cpu:{count}: JAX has started with {len(devices)} devices; plan "
-            "in a new process."
+            f"topology {topology.name}: JAX has started with {len(devices)} devices; "
+            "plan in a new process."
         )
     return tuple(devices[:count])
 
 
-def _tpu_devices(kind, shape):
+def _tpu_devices(topology):
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             "Programs for TPUs are compiled by libtpu, which is not installed: "
@@ -171,14 +182,13 @@ def _tpu_devices(kind, shape):
     from jax.experimental.topologies import get_topology_desc
 
     options = {}
-    if max(shape) == 1:
+    if topology.size == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    if kind == "v4":  # as JAX runs on it: both cores of a chip are one device
+    if topology.chip is CHIPS["v4"]:  # as in JAX: one device, not one for each core
         options["chip_config_name"] = "megacore"
-    name = f"{kind}:{'x'.join(map(str, shape))}"
     try:
-        return tuple(get_topology_desc(name, "tpu", **options).devices)
+        return tuple(get_topology_desc(topology.name, "tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"topology {name!r} is not a slice there is: {error}"
+            f"topology {topology.name!r} is not a slice there is: {error}"
         ) from None

@@ -1,5 +1,6 @@
 """Plans of a tiny SegNet on fake devices, and of programs whose memory is made up."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -8,9 +9,9 @@ import pytest
 
 from configs import shapes
 from jaxseg.plan import planner
-from jaxseg.plan.planner import bounds, make_plan, needed_bytes
+from jaxseg.plan.planner import make_plan, needed_bytes
 from jaxseg.plan.report import describe
-from jaxseg.plan.topology import CHIPS, GIB, Topology, open_topology
+from jaxseg.plan.topology import GIB, open_topology, parse_topology
 from jaxseg.program import Program
 from jaxseg.sharding import create_parallel
 
@@ -201,39 +202,29 @@ def test_cures_that_are_refused_say_why(plan_of, topology):
     assert "A map of 1 rows cannot be split" in describe(plan)
 
 
-def test_bounds_by_hand():
-    chip = CHIPS["v5e"]
-    topology = Topology("v5e:4x4", (4, 4), chip, ())
-    step = {
-        "flops": 0.1 * chip.flops,
-        "memory_traffic": 0.2 * chip.memory_bandwidth,
-        # A corner of 4x4 has two links.
-        "collectives": {
-            "all-reduce": {"count": 900, "sent_bytes": 0.1 * chip.link_bandwidth},
-            "all-gather": {"count": 100, "sent_bytes": 0.5 * chip.link_bandwidth},
-        },
-    }
-    bound = bounds(step, topology, batch_size=64)
-    assert bound == pytest.approx(
-        {
-            "compute": 0.1,
-            "memory": 0.2,
-            "network": 0.3,
-            "latency": 1000 * 6e-6,  # 6 hops to the opposite corner
-            "step_at_least": 0.3,
-            "step_unhidden": 0.506,
-            "images_at_most": 64 / 0.3,
-            "images_unhidden": 64 / 0.506,
-            "efficiency_at_most": 2 / 3,
-            "efficiency_unhidden": 0.2 / 0.506,
-        }
-    )
-
-
-def test_one_chip_loses_nothing():
-    step = {"flops": 1e12, "memory_traffic": 1e9, "collectives": {}}
-    bound = bounds(step, Topology("v5e:1x1", (1, 1), CHIPS["v5e"], ()), batch_size=1)
-    assert bound["network"] == 0 and bound["efficiency_unhidden"] == 1
+@pytest.mark.parametrize(
+    ("compiled", "other", "changes", "message"),
+    [
+        ("v5e:2x2", "v6e:4x4", {}, "slices of the chip of v5e:2x2"),
+        ("cpu:4", "cpu:8", {}, "slices of the chip of cpu:4"),
+        ("v5e:2x2", "v5e:4x4", {"parallel.space": 2}, "all of at least two chips"),
+        ("v5e:2x2", "v5e:4x4", {"parallel.fsdp": True}, "all of at least two chips"),
+        ("v5e:2x2", "v5e:4x4", {"parallel.data": 2}, "all of at least two chips"),
+    ],
+)
+def test_slices_that_run_another_program(
+    config, topology, compiled, other, changes, message
+):
+    config.update_from_flattened_dict(changes)
+    fake = dataclasses.replace(parse_topology(compiled), devices=topology.devices)
+    with pytest.raises(ValueError, match=message):
+        make_plan(
+            config,
+            fake,
+            num_classes=3,
+            image_shape=(8, 16, 3),
+            slices=[parse_topology(other)],
+        )
 
 
 @pytest.mark.parametrize(
@@ -293,8 +284,10 @@ def test_a_step_on_a_tpu_that_is_not_here(config):
         num_classes=3,
         image_shape=(8, 16, 3),
         compilations=0,
+        slices=[parse_topology("v5e:4x4")],
     )
     assert plan["step"]["fits"] is True and set(plan["step"]["collectives"]) == {
         "all-reduce"
     }
     assert 0 < plan["bounds"]["step_at_least"] < plan["bounds"]["step_unhidden"] < 1e-3
+    assert "v5e:4x4" in describe(plan)

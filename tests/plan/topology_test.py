@@ -6,18 +6,13 @@ import importlib.util
 import jax
 import pytest
 
-from jaxseg.plan.topology import CHIPS, GIB, Topology, open_topology
+from jaxseg.plan.topology import CHIPS, GIB, open_topology, parse_topology
 
 
 @pytest.fixture(autouse=True)
 def started():
     """JAX has its four devices before a topology could ask for others."""
     assert len(jax.devices()) == 4
-
-
-def slice_of(name):
-    kind, _, size = name.partition(":")
-    return Topology(name, tuple(map(int, size.split("x"))), CHIPS[kind], ())
 
 
 def test_figures_are_those_of_the_data_sheets():
@@ -43,7 +38,7 @@ def test_figures_are_those_of_the_data_sheets():
     ],
 )
 def test_links_and_hops(name, links, hops):
-    topology = slice_of(name)
+    topology = parse_topology(name)
     expected = links * topology.chip.link_bandwidth
     assert topology.send_bandwidth == pytest.approx(expected)
     assert topology.hops == hops
