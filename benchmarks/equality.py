@@ -4,9 +4,10 @@
 
 Each network takes three steps of SGD with momentum on one batch, whose void pixels are
 spread unevenly over the samples, with dropout and BatchNorm over the whole batch. Its
-height divides by the devices at all levels in one case and at none in the other. Then
-loss, parameters, BatchNorm's statistics and the optimiser's state are compared with
-those of one device, and the gradient of the first step.
+height divides by the devices at the first level alone; where space is split, there is a
+second case in which it does at all levels. Then loss, parameters, BatchNorm's statistics
+and the optimiser's state are compared with those of one device, and the gradient of the
+first step.
 
 Networks compute in float64, and the loss of their float32 logits: in float32 a ReLU or a
 maximum is now and then decided by rounding, and the gradient jumps.
@@ -30,7 +31,7 @@ from jaxseg.sharding import Parallel, create_parallel
 from jaxseg.steps import Normalization, TrainState, create_state, train_step
 
 STEPS, SAMPLES, CLASSES = 3, 4, 3
-SIZES = ((64, 40), (68, 40))
+SIZES = ((68, 40), (64, 40))
 SMALL_VGG = {"widths": (3, 4, 4, 5, 5), "depths": (1, 1, 1, 1, 1)}
 SMALL_RESNET = {"width": 4, "depths": (1, 1, 1, 1)}
 MODELS = {
@@ -149,6 +150,8 @@ def rows() -> Iterator[list[str]]:
         for size in SIZES:
             reference = train(name, size, create_parallel(data=1))
             for layout, arguments in LAYOUTS.items():
+                if size == SIZES[1] and "space" not in arguments:
+                    continue
                 got = train(name, size, create_parallel(**arguments))
                 found = differences(reference, got)
                 image = "x".join(map(str, size))

@@ -55,6 +55,8 @@ def get_config() -> ConfigDict:
     config.loss.class_weights = "none"  # none, median_frequency or segnet_camvid
     config.loss.denominator = "pixels"  # pixels (caffe-segnet), weights (PyTorch), none
     config.loss.label_smoothing = 0.0
+    config.loss.logits_dtype = "float32"  # that it is given; bfloat16: half the memory
+    config.loss.parts = 1  # of the columns, one at a time: less memory for its float32
 
     # jaxseg.optimizer.create_schedule; its `steps` are those of config.train
     config.schedule = ConfigDict()

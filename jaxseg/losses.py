@@ -1,7 +1,11 @@
 """Pixel-wise losses."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 DENOMINATORS = ("pixels", "weights", "none")
 
@@ -84,8 +88,8 @@ def cross_entropy(
 
     # Comparison instead of a gather: it fuses, it partitions over space as it is,
     # and TPUs gather slowly.
-    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    weights = jax.lax.broadcast_in_dim(weights, logits.shape, (logits.ndim - 1,))
+    classes = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    weights = lax.broadcast_in_dim(weights, logits.shape, (logits.ndim - 1,))
     is_label = (label[..., None] == classes) & valid[..., None]
     target = jnp.where(is_label, 1.0 - label_smoothing, 0.0)
     target += label_smoothing / num_classes * valid[..., None]
@@ -104,6 +108,69 @@ def cross_entropy(
     else:
         divisor = jnp.zeros((), jnp.float32)
     return total, divisor
+
+
+def by_columns(
+    loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], parts: int
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The same loss, computed of a part of the columns at a time.
+
+    Its float32 arithmetic, and that of its gradient, then takes memory for one part of
+    the pixels alone. With logits in bfloat16 there is no float32 tensor of all pixels
+    and classes. Rows would do as well, but they may be split over devices.
+
+    Args:
+        loss_fn: from logits [B, H, W, K] and labels [B, H, W] to a sum over the pixels
+            and its denominator, such as `cross_entropy`.
+        parts: how many, a divisor of the width; 1 for all columns at once.
+
+    Returns:
+        A function as `loss_fn`, equal but for the order of the sum. No gradient flows
+        through its denominator. It raises a ValueError if the width does not divide.
+
+    Raises:
+        ValueError: if there is not a part.
+    """
+    if parts < 1:
+        raise ValueError(f"loss.parts={parts}: give 1 for all columns, or more.")
+    if parts == 1:
+        return loss_fn
+
+    def pieces(label):
+        width, rest = divmod(label.shape[2], parts)
+        if rest:
+            raise ValueError(
+                f"loss.parts={parts} does not divide the width {label.shape[2]} of the "
+                "images; give one that does."
+            )
+        starts = jnp.arange(parts) * width
+        cut = functools.partial(lax.dynamic_slice_in_dim, slice_size=width, axis=2)
+        return starts, cut
+
+    @jax.custom_vjp
+    def loss(logits, label):
+        starts, cut = pieces(label)
+        sums = lax.map(lambda at: loss_fn(cut(logits, at), cut(label, at)), starts)
+        return jax.tree.map(jnp.sum, sums)
+
+    def forward(logits, label):
+        return loss(logits, label), (logits, label)
+
+    def backward(saved, cotangents):
+        logits, label = saved
+        starts, cut = pieces(label)
+
+        def put(gradient, at):
+            piece = cut(label, at)
+            part = jax.grad(lambda x: loss_fn(x, piece)[0])(cut(logits, at))
+            part = part * cotangents[0]
+            part = part.astype(logits.dtype)
+            return lax.dynamic_update_slice_in_dim(gradient, part, at, axis=2), None
+
+        return lax.scan(put, jnp.zeros_like(logits), starts)[0], None
+
+    loss.defvjp(forward, backward)
+    return loss
 
 
 def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:

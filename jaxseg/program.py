@@ -66,7 +66,11 @@ class Program:
             steps=max(config.train.steps // accumulate_steps, 1), **config.schedule
         )
         optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
-        model = create_model(**self.model, axis_name=parallel.axis_name)
+        model = create_model(
+            **self.model,
+            logits_dtype=config.loss.logits_dtype,
+            axis_name=parallel.axis_name,
+        )
         step_args = dict(
             model=model,
             normalization=Normalization(**normalization),

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import data
-from jaxseg.losses import cross_entropy
+from jaxseg.losses import by_columns, cross_entropy
 from jaxseg.weights.mapping import IMAGENET
 from jaxseg.workdir import METADATA, normalization_of, read_metadata
 
@@ -115,8 +115,10 @@ def loss(config: ConfigDict, class_weights: np.ndarray | None) -> Callable:
         class_weights: from `class_weights`.
     """
     section = config.loss.to_dict()
-    del section["class_weights"]
-    return partial(cross_entropy, class_weights=class_weights, **section)
+    del section["class_weights"], section["logits_dtype"]
+    parts = section.pop("parts")
+    loss_fn = partial(cross_entropy, class_weights=class_weights, **section)
+    return by_columns(loss_fn, parts)
 
 
 def class_weights(config: ConfigDict, source: data.Source) -> np.ndarray | None:

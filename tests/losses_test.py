@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.losses import cross_entropy, divide
+from jaxseg.losses import by_columns, cross_entropy, divide
 
 # Two classes. Pixel 0: probabilities (1/4, 3/4), label 1. Pixel 1: (1/2, 1/2),
 # label 0. Pixel 2: void.
@@ -169,3 +170,44 @@ def test_equals_torch(weighted, smoothing, reduction):
     np.testing.assert_allclose(
         gradient, theirs.grad.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("parts", [1, 3, 12])
+def test_by_columns_is_the_same_loss(parts):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 5, 12, 4)).astype(np.float32)
+    label = rng.choice([0, 1, 2, 3, 255], (2, 5, 12)).astype(np.uint8)
+    loss_fn = functools.partial(
+        cross_entropy, class_weights=np.array([1.0, 2.0, 0.5, 3.0], np.float32)
+    )
+
+    def mean(logits, loss_fn):
+        return 3 * divide(*loss_fn(logits, label))
+
+    value = jax.value_and_grad(mean)
+    expected = value(logits, loss_fn)
+    got = jax.jit(lambda x: value(x, by_columns(loss_fn, parts)))(logits)
+    for a, b in zip(got, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_by_columns_makes_no_other_tensor_of_the_size_of_the_logits():
+    """Beside logits of 16 MB and their gradient the plain loss takes three times that."""
+    logits = jax.ShapeDtypeStruct((1, 128, 128, 256), jnp.float32)
+    label = jax.ShapeDtypeStruct((1, 128, 128), jnp.uint8)
+
+    def memory(parts):
+        loss_fn = by_columns(cross_entropy, parts)
+        gradient = jax.grad(lambda x, y: divide(*loss_fn(x, y)))
+        compiled = jax.jit(gradient).lower(logits, label).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+    assert memory(1) > 32
+    assert memory(16) < 4
+
+
+@pytest.mark.parametrize("parts, message", [(0, "parts=0"), (5, "the width 12")])
+def test_parts_that_do_not_divide_are_refused(parts, message):
+    logits, label = jnp.zeros((1, 2, 12, 3)), jnp.zeros((1, 2, 12), jnp.uint8)
+    with pytest.raises(ValueError, match=message):
+        by_columns(cross_entropy, parts)(logits, label)

@@ -143,6 +143,56 @@ def test_batch_statistics_are_those_of_the_batch_alone(batch):
     np.testing.assert_allclose(got["var"], x.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
 
 
+def test_bfloat16_logits_change_the_loss_by_their_rounding(batch):
+    """Eight bits of them are kept: the loss and its gradient move by less than 1 %."""
+
+    def loss_and_norm(**dtype):
+        model = create_model("segnet", 3, width=4, depths=(1,), **dtype)
+        state = create_state(model, optax.sgd(0.1), jax.random.key(0), (16, 24, 3))
+        _, metrics = jax.jit(
+            partial(
+                train_step,
+                model=model,
+                optimizer=optax.sgd(0.1),
+                loss_fn=cross_entropy,
+                normalization=NORMALIZATION,
+            )
+        )(state, batch)
+        return np.array([metrics["loss"], metrics["grad_norm"]])
+
+    expected = loss_and_norm()
+    got = loss_and_norm(logits_dtype="bfloat16")
+    assert np.any(got != expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9999])
+def test_parameters_are_averaged_with_weights_that_sum_to_one(batch, decay):
+    """By hand: the newest has weight 1 and each step back `decay` times less."""
+    model = create_model("segnet", 3, width=4, depths=(1,))
+    optimizer = optax.sgd(0.1)
+    state = create_state(model, optimizer, jax.random.key(0), (16, 24, 3), ema=True)
+    step = jax.jit(
+        partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            loss_fn=cross_entropy,
+            normalization=NORMALIZATION,
+            ema_decay=decay,
+        )
+    )
+    seen = []
+    for _ in range(3):
+        state, _ = step(state, batch)
+        seen.append(jax.tree.leaves(state.params))
+    weights = decay ** np.arange(2, -1, -1)
+    for got, *values in zip(jax.tree.leaves(state.ema), *seen):
+        expected = sum(w * v for w, v in zip(weights, values)) / weights.sum()
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+    assert state.variables["params"] is state.ema
+
+
 def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
     """The loss is affine in the weight, and what it adds is the head's own loss."""
 

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
 from configs import default
 from jaxseg import checkpoint, data, load, trainer
+from jaxseg.evaluator import Evaluator
+from jaxseg.inference import network
 from jaxseg.logbook import Logbook
+from jaxseg.sharding import create_parallel
+from jaxseg.steps import Normalization
 from jaxseg.workdir import find_step
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +44,7 @@ def _config(prepared) -> ConfigDict:
     config.schedule.name = "constant"
     config.augment.brightness = 0.2
     config.train.steps = 6
+    config.train.ema_decay = 0.5
     config.train.batch_size = 4
     config.train.log_every_steps = 2
     config.train.eval_every_steps = 3
@@ -100,6 +106,28 @@ def test_the_best_and_the_latest_are_kept(finished):
     assert find_step(finished, "latest") == 6
     with pytest.raises(ValueError, match=r"take best, latest or one of .*4, 6"):
         find_step(finished, "5")
+
+
+def test_averaged_parameters_are_what_is_loaded(finished):
+    """And what was evaluated: scoring them again gives the recorded mIoU."""
+    saved = ocp.PyTreeCheckpointer().restore(finished / "checkpoints" / "6" / "state")
+    model, variables, metadata = load(finished, "latest")
+    for loaded, ema, params in zip(
+        *map(jax.tree.leaves, (variables["params"], saved["ema"], saved["params"]))
+    ):
+        np.testing.assert_array_equal(loaded, ema)
+        assert not np.array_equal(loaded, params)
+    normalization = Normalization(**metadata["normalization"])
+    evaluator = Evaluator(
+        network(model, normalization),
+        num_classes=6,
+        batch_size=4,
+        parallel=create_parallel(data=1),
+    )
+    source = data.create_source(split="val", **metadata["data"])
+    confusion, _ = evaluator(variables, source)
+    miou = confusion.compute(metadata["class_names"])["miou"]
+    assert miou == _metrics(finished)[-1]["val_miou"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

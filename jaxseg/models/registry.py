@@ -5,7 +5,7 @@ import inspect
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import BLOCKS
+from jaxseg.models.blocks import BLOCKS, Dtype
 from jaxseg.models.deconvnet import deconvnet
 from jaxseg.models.deeplab import (
     deeplab_v3,
@@ -87,12 +87,16 @@ def list_blocks() -> tuple[str, ...]:
     return tuple(sorted(BLOCKS))
 
 
-def create_model(name: str, num_classes: int, **parts) -> nn.Module:
+def create_model(
+    name: str, num_classes: int, *, logits_dtype: str | Dtype = jnp.float32, **parts
+) -> nn.Module:
     """Builds a network by name.
 
     Args:
         name: one of `list_models()`.
         num_classes: K, at least 1.
+        logits_dtype: of the logits, if not float32: bfloat16 halves their memory in
+            training, where classes are many.
         **parts: what the model's own builder takes, such as `width` or `dropout`: that
             is the function of its name in the file that docs/models.md lists,
             `help(jaxseg.models.unet.unet)`. `dtype` and `param_dtype` may be given by
@@ -127,7 +131,8 @@ def create_model(name: str, num_classes: int, **parts) -> nn.Module:
             raise ValueError(f"{name} has no part {part!r}{instead(part, known)}")
     for key in {"dtype", "param_dtype"} & parts.keys():
         parts[key] = _float(key, parts[key])
-    return builder(num_classes, **_hashable(parts))
+    model = builder(num_classes, **_hashable(parts))
+    return model.clone(logits_dtype=_float("logits_dtype", logits_dtype))
 
 
 def _hashable(value):

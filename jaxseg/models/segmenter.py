@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 
-from jaxseg.models.blocks import run_stage
+from jaxseg.models.blocks import Dtype, run_stage
 from jaxseg.models.encoders.features import Features
 from jaxseg.ops.partition import pin
 from jaxseg.ops.resize import resize_bilinear
@@ -48,13 +48,15 @@ class Segmenter(nn.Module):
             place: FCN's fully connected layers, DeepLab's ASPP. None for none.
         auxiliary: heads for deep supervision.
         finish: brings scores to the image's size, called as `(scores, size)` in
-            float32, also if they have it already.
+            `logits_dtype`, also if they have it already.
         check_size: called with the image's (height, width) before all else; raises
             ValueError if the network cannot take it. None if it takes all.
         fed_size: of a network that scores the middle of its image alone, from a height
             or width in pixels to what to feed for so many scores, and how many come;
             see `unet.valid_size`. None for one that scores the whole image.
         remat: compute the neck's activations again for the gradient.
+        logits_dtype: of the logits; bfloat16 halves their memory where classes are
+            many, and is a choice for training, `model.clone(logits_dtype=...)`.
     """
 
     encoder: nn.Module
@@ -67,6 +69,7 @@ class Segmenter(nn.Module):
     check_size: Callable[[tuple[int, int]], None] | None = None
     fed_size: Callable[[int], tuple[int, int]] | None = None
     remat: bool = False
+    logits_dtype: Dtype = jnp.float32
 
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array | dict[str, Any]:
         """Maps an image [B, H, W, C] to float32 logits [B, H, W, K], any H and W.
@@ -102,7 +105,7 @@ class Segmenter(nn.Module):
         return {"logits": logits, "aux": aux} if train else logits
 
     def _scores(self, scores, size):
-        return pin(self.finish(pin(scores.astype(jnp.float32)), size))
+        return pin(self.finish(pin(scores.astype(self.logits_dtype)), size))
 
     def _encode(self, image, train):
         try:
