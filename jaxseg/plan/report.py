@@ -34,6 +34,8 @@ def _lines(plan):
         yield ""
         yield from _bound_lines(plan["bounds"])
         yield from _slice_lines(plan["slices"])
+    if "largest_batch" in plan:
+        yield ""
     for cure in plan.get("cures", ()):
         needs = f", {_gib(cure['bytes'])} GiB" if cure.get("bytes") else ""
         verdict = "fits" if cure["fits"] else cure.get("refused", "does not fit either")
