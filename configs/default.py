@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
     )
     config.eval.overlays = 4  # validation images shown as training goes
 
+    # jaxseg.checkpoint.Checkpoints.restore_latest
     config.checkpoint = ConfigDict()
     config.checkpoint.fallback = False  # go on from the one before a corrupt latest
     config.checkpoint.accept_batch_size = False  # go on with another than it had

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from jaxseg.cluster import patience
+from jaxseg.cluster import anywhere, check_same, patience
 from jaxseg.steps import TrainState
 from jaxseg.weights.mapping import flatten
 
@@ -107,6 +107,54 @@ class Checkpoints:
             raise corrupt(self.directory / str(step)) from error
         return restored.state, restored.data
 
+    def restore_latest(
+        self,
+        like: TrainState,
+        *,
+        batch_size: int,
+        fallback: bool,
+        accept_batch_size: bool,
+    ) -> tuple[TrainState, dict] | None:
+        """Reads the state to go on from, the same in all processes.
+
+        Args:
+            like: as in `restore`.
+            batch_size: of the run that goes on.
+            fallback: whether to set a damaged checkpoint aside for the one before.
+            accept_batch_size: whether the state may be of another batch size.
+
+        Returns:
+            The state and the position in the data; None where there is none.
+
+        Raises:
+            CorruptCheckpointError: if files are damaged or missing, in any process.
+            ValueError: as `restore`; or if the batch size was another.
+        """
+        steps = self.steps()
+        check_same({"checkpoints in the workdir": steps})
+        for step in reversed(steps):
+            damage = None
+            try:
+                state, data = self.restore(step, like)
+            except CorruptCheckpointError as error:
+                damage = error
+            if not anywhere(damage is not None):
+                if not accept_batch_size:
+                    _check_batch_size(step, data["batch_size"], batch_size)
+                return state, data
+            damage = damage or corrupt(self.directory / str(step))
+            if not fallback:
+                raise CorruptCheckpointError(
+                    f"{damage} To go on from the checkpoint before it (of {steps}), or "
+                    "from the start where there is none, add "
+                    "--config.checkpoint.fallback=True; the damaged one is then kept "
+                    "aside."
+                ) from damage
+            aside = self.set_aside(step)
+            if jax.process_index() == 0:
+                print(f"{damage} It is now {aside}.", flush=True)
+        return None
+
     def set_aside(self, step: int) -> Path:
         """Renames a checkpoint that cannot be read, so that its step can be saved.
 
@@ -151,6 +199,17 @@ class Checkpoints:
                 f"optimiser; take another workdir, or the config that made this one. "
                 f"These leaves differ:\n{shown}{rest}"
             )
+
+
+def _check_batch_size(step: int, saved: int, given: int) -> None:
+    if given != saved:
+        raise ValueError(
+            f"Up to step {step} this run had train.batch_size={saved}, and not {given}. "
+            "It is the number of images of all devices together, so other devices need "
+            "no other: leave it as it was. To go on with another, at the same image and "
+            "the same step of the schedule, add "
+            "--config.checkpoint.accept_batch_size=True."
+        )
 
 
 def _shared(state: Any) -> Any:

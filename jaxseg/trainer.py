@@ -83,6 +83,12 @@ class _Run:
         dataset = settings.dataset(config)
         self.train_source = data.create_source(split=config.data.train_split, **dataset)
         self.val_source = data.create_source(split=config.data.val_split, **dataset)
+        cluster.check_same(
+            {
+                "training images": len(self.train_source),
+                "validation images": len(self.val_source),
+            }
+        )
         self.info = self.train_source.info
         self.image_size = config.data.image_size and tuple(config.data.image_size)
         self.batches = self._train_batches()
@@ -188,33 +194,15 @@ class _Run:
 
     def _restore(self, checkpoints) -> TrainState:
         """The state to go on from, with the batches at their place."""
-        steps = checkpoints.steps()
-        cluster.check_same(
-            {
-                "checkpoints in the workdir": steps,
-                "training images": len(self.train_source),
-                "validation images": len(self.val_source),
-            }
+        found = checkpoints.restore_latest(
+            self.program.state,
+            batch_size=self.config.train.batch_size,
+            **self.config.checkpoint,
         )
-        for step in reversed(steps):
-            damage = None
-            try:
-                state, position = checkpoints.restore(step, self.program.state)
-            except checkpoint.CorruptCheckpointError as error:
-                damage = error
-            if not cluster.anywhere(damage is not None):
-                self._check_batch_size(step, position["batch_size"])
-                self.batches.restore(position)
-                return state
-            damage = damage or checkpoint.corrupt(checkpoints.directory / str(step))
-            if not self.config.checkpoint.fallback:
-                raise checkpoint.CorruptCheckpointError(
-                    f"{damage} To go on from the checkpoint before it (of "
-                    f"{checkpoints.steps()}), or from the start where there is none, "
-                    "add --config.checkpoint.fallback=True; the damaged one is then "
-                    "kept aside."
-                ) from damage
-            self._say(f"{damage} It is now {checkpoints.set_aside(step)}.")
+        if found is not None:
+            state, position = found
+            self.batches.restore(position)
+            return state
         state = self.program.init(key=jax.random.key(self.config.seed))
         if self.config.init_from:
             state, missing, unused = start(
@@ -224,28 +212,14 @@ class _Run:
                 normalization=self.metadata["normalization"],
                 head=self.config.init_head,
             )
-            self._say(
-                f"started from {self.config.init_from}; not found there: "
-                f"{summary(missing) or 'nothing'}; not used: "
-                f"{summary(unused) or 'nothing'}"
-            )
+            if self.writes:
+                print(
+                    f"started from {self.config.init_from}; not found there: "
+                    f"{summary(missing) or 'nothing'}; not used: "
+                    f"{summary(unused) or 'nothing'}",
+                    flush=True,
+                )
         return state
-
-    def _check_batch_size(self, step: int, saved: int):
-        """Raises a ValueError unless a checkpoint's batch size is this run's."""
-        given = self.config.train.batch_size
-        if given != saved and not self.config.checkpoint.accept_batch_size:
-            raise ValueError(
-                f"Up to step {step} this run had train.batch_size={saved}, and not "
-                f"{given}. It is the number of images of all devices together, so other "
-                "devices need no other: leave it as it was. To go on with another, at "
-                "the same image and the same step of the schedule, add "
-                "--config.checkpoint.accept_batch_size=True."
-            )
-
-    def _say(self, text: str):
-        if self.writes:
-            print(text, flush=True)
 
     def _log(self, logbook, pending):
         """Looks at all steps since the last line; stops at the first that is bad."""
