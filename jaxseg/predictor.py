@@ -13,7 +13,8 @@ from jaxseg.data.images import check_image
 from jaxseg.data.transforms import resize_image
 from jaxseg.inference import Refine, Scorer, entropy, network
 from jaxseg.ops.resize import resize_bilinear_to
-from jaxseg.steps import Normalization, Variables
+from jaxseg.sharding import SPLIT, create_parallel
+from jaxseg.steps import Batch, Normalization, Variables
 
 FED_MULTIPLE_PX = 8
 """Images fed at their own size are padded to a multiple of it: photographs of many
@@ -44,6 +45,7 @@ class Predictor:
         variables: Variables,
         metadata: dict[str, Any],
         refine: Refine | None = None,
+        space: int = 1,
     ):
         """Takes what `jaxseg.load` returns; nothing is compiled yet.
 
@@ -53,19 +55,22 @@ class Predictor:
             metadata: at least `channels`, `normalization` (of a network) and
                 `image_size`: height and width to feed, None for the image's own.
             refine: from probabilities, images and sizes to better probabilities.
+            space: number of devices that share each image, by its rows.
+
+        Raises:
+            ValueError: if there are fewer devices.
         """
         self.metadata = metadata
-        self._variables = variables
+        self._parallel = create_parallel(data=1, space=space)
+        self._variables = jax.device_put(variables, self._parallel.replicated)
         size = metadata["image_size"]
         self._image_size = None if size is None else tuple(size)
         scorer = model
         if isinstance(model, nn.Module):
             scorer = network(model, Normalization(**metadata["normalization"]))
-        self._predict = jax.jit(
-            partial(_predict, scorer=scorer, refine=refine),
-            static_argnames=("shape", "uncertain"),
-        )
+        self._step = partial(_predict, scorer=scorer, refine=refine)
         self._refines = refine is not None
+        self._compiled: dict = {}
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Maps an image to classes.
@@ -105,36 +110,42 @@ class Predictor:
             below, right = (-n % multiple for n in size)
             shown = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
         fed = resize_image(image, self._image_size) if resized else shown
-        results = self._predict(
-            self._variables,
-            fed[None],
-            shown[None] if self._refines else None,
-            np.array([size], np.int32),
-            shape=tuple(n + -n % multiple for n in size) if resized else None,
-            uncertain=uncertain,
-        )
+        batch = {"image": fed[None], "size": np.array([size], np.int32)}
+        if self._refines:
+            batch["original"] = shown[None]
+        shape = tuple(n + -n % multiple for n in size) if resized else None
+        predict = self._predict(shape=shape, uncertain=uncertain)
+        results = predict(self._variables, self._parallel.place(batch))
         height, width = size
         # Copies, so that no padding is kept alive.
         return [None if x is None else np.array(x[0, :height, :width]) for x in results]
 
+    def _predict(self, **static):
+        key = tuple(static.values())
+        if key not in self._compiled:
+            step = partial(self._step, **static)
+            self._compiled[key] = self._parallel.compile(step, outputs=SPLIT)
+        return self._compiled[key]
+
 
 def _predict(
     variables: Variables,
-    fed: jax.Array,
-    shown: jax.Array | None,
-    size: jax.Array,
+    batch: Batch,
     *,
     scorer: Scorer,
     refine: Refine | None,
     shape: tuple[int, int] | None,
     uncertain: bool,
+    axis_name: None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Classes and entropies of images, resized to `size` within `shape` if given."""
-    scores = scorer(variables, fed)
+    del axis_name
+    scores = scorer(variables, batch["image"])
     if shape is not None:
-        scores = resize_bilinear_to(scores, size, shape)
+        scores = resize_bilinear_to(scores, batch["size"], shape)
     if refine is not None:
-        probabilities = refine(jax.nn.softmax(scores), shown, size)
+        original = batch["original"]
+        probabilities = refine(jax.nn.softmax(scores), original, batch["size"])
         scores = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
     classes = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
     if not uncertain:

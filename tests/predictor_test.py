@@ -6,6 +6,8 @@ import pytest
 
 from jaxseg.evaluator import Evaluator
 from jaxseg.inference import network
+from jaxseg.models import create_model
+from jaxseg.models.segmenter import initial_variables
 from jaxseg.ops.crf import PRESETS, dense_crf
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.predictor import Predictor
@@ -176,3 +178,15 @@ def test_other_arrays_are_refused(image, message):
     predict, _ = make()
     with pytest.raises(ValueError, match=message):
         predict(image)
+
+
+def test_an_image_shared_by_four_devices_is_predicted_alike():
+    model = create_model("segnet", 3, width=4, depths=(1, 1, 1))
+    variables = initial_variables(model, jax.random.key(0))
+    image = draw(67, 40)
+    whole = Predictor(model, variables, METADATA).with_entropy(image)
+    shared = Predictor(model, variables, METADATA, space=4)
+    for got, expected in zip(shared.with_entropy(image), whole):
+        np.testing.assert_allclose(got, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="8 rows are too low for parallel.space=4"):
+        shared(draw(8, 40))

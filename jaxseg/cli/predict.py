@@ -87,4 +87,5 @@ def _create_predictor(scoring: Scoring):
         arguments = scoring.scorer, scoring.variables, scoring.metadata
         return TiledPredictor(*arguments, **scoring.tiling)
     metadata = scoring.metadata | {"image_size": scoring.image_size}
-    return Predictor(scoring.scorer, scoring.variables, metadata, scoring.refine)
+    arguments = scoring.scorer, scoring.variables, metadata, scoring.refine
+    return Predictor(*arguments, space=scoring.space)

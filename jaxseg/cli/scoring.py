@@ -24,6 +24,7 @@ class Scoring:
         refine: from probabilities, images and sizes to better probabilities, or None.
         description: of the options, for the eye.
         tiling: size, overlap and margin of the tiles; None for whole images.
+        space: number of devices that share each image, by its rows.
     """
 
     scorer: Any
@@ -33,6 +34,7 @@ class Scoring:
     refine: Any
     description: str
     tiling: dict[str, Any] | None = None
+    space: int = 1
 
     @property
     def of_images(self) -> Any:
@@ -73,6 +75,14 @@ def add_scoring(parser: ArgumentParser) -> None:
         help="score tiles of this size in pixels, half of each shared with the next, "
         "and blend them; each is treated like an image of its own",
     )
+    parser.add_argument(
+        "--space",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that share each image, by its rows: for images too large for "
+        "the memory of one",
+    )
     group.add_argument(
         "--crf",
         choices=("deeplab", "deeplab_v2", "deconvnet"),
@@ -85,6 +95,11 @@ def open_scoring(args: Namespace) -> Scoring:
     from jaxseg import inference
     from jaxseg.steps import Normalization
 
+    if args.space != 1 and args.tile is not None:
+        raise ValueError(
+            "--space shares whole images among devices, and --tile cuts them up; give "
+            "one of them."
+        )
     model, variables, metadata = open_workdir(args)
     normalization = Normalization(**metadata["normalization"])
     size = metadata["image_size"]
@@ -95,6 +110,7 @@ def open_scoring(args: Namespace) -> Scoring:
         image_size=size and tuple(size),
         refine=None,
         description=f"{metadata['model']['name']}, step {metadata['step']}",
+        space=args.space,
     )
     if args.dropout_samples is not None:
         scorer = inference.dropout_samples(model, normalization, args.dropout_samples)
@@ -133,12 +149,13 @@ def score_split(scoring: Scoring, source: Any, *, watch: Any, calibrate: bool):
 
     batch_size = scoring.metadata["eval"]["batch_size"]
     # The figures do not depend on the devices, so take those the batch divides by.
-    devices = math.gcd(batch_size, jax.device_count())
+    space = scoring.space
+    devices = math.gcd(batch_size, max(jax.device_count() // space, 1))
     evaluate = Evaluator(
         scoring.of_images,
         num_classes=len(scoring.metadata["class_names"]),
         batch_size=batch_size,
-        parallel=create_parallel(data=devices),
+        parallel=create_parallel(data=devices, space=space),
         image_size=scoring.image_size,
         refine=scoring.refine,
         calibrate=calibrate,
