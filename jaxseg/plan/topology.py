@@ -65,6 +65,7 @@ def _chip(memory, usable, memory_bandwidth, flops, all_reduce, axes, name):
     )
 
 
+# Read in November 2026. Earlier versions of v6e's page say 1640 GB/s and 3584 Gbit/s.
 CHIPS = {
     "v4": _chip(32, 30.75, 1200e9, 275e12, 1.1e15 / 4096, 3, "v4"),
     "v5e": _chip(16, 15.75, 819e9, 197e12, 51.2e12 / 256, 2, "v5e"),
