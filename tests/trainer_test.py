@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, data, load, trainer
+from jaxseg import checkpoint, data, load, sharding, trainer
 from jaxseg.evaluator import Evaluator
 from jaxseg.inference import network
 from jaxseg.logbook import Logbook
@@ -164,15 +164,29 @@ def test_a_finished_run_is_scored_again_and_stays_as_it_is(config, finished, cap
     assert "mean" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("backend", ["pmap", "shard_map", "jit"])
-def test_four_devices_give_the_losses_of_one(config, finished, tmp_path, backend):
-    config.parallel.backend = backend
-    config.parallel.data = 4
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"backend": "pmap", "data": 4},
+        {"backend": "shard_map", "data": 4},
+        {"backend": "jit", "data": 2, "space": 2, "fsdp": True},
+    ],
+)
+def test_four_devices_give_the_losses_of_one(
+    config, finished, tmp_path, monkeypatch, parallel
+):
+    monkeypatch.setattr(sharding, "LEAST_SPLIT", 8)
+    config.parallel.update(parallel)
+    config.train.steps = 4
+    trainer.run(config, str(tmp_path))  # then on, from what it saved, on one device
+    config.parallel.update(backend="jit", data=1, space=1, fsdp=False)
+    config.train.steps = 6
     trainer.run(config, str(tmp_path))
-    for a, b in zip(_metrics(finished), _metrics(tmp_path), strict=True):
-        assert a["step"] == b["step"]
-        if "loss" in a:
-            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+    losses = [
+        [(x["step"], x["loss"]) for x in _metrics(workdir) if "loss" in x]
+        for workdir in (finished, tmp_path)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_nothing_is_evaluated_or_saved_before_the_end_unless_asked(config, tmp_path):
