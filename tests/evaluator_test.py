@@ -188,5 +188,7 @@ def test_batches_can_be_watched(uniform):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"eval\.batch_size=6 .* 4 devices that share it; take 4 or"):
+    with pytest.raises(
+        ValueError, match=r"eval\.batch_size=6 .* 4 devices that share it; take 4 or"
+    ):
         make(devices=4, batch_size=6)
