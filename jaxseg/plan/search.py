@@ -14,8 +14,9 @@ def largest_batch(
     """Searches the largest batch whose program fits.
 
     Memory is nearly linear in the batch, `fixed + slope batch`, so each try is where a
-    line meets the limit: through the largest batch that did fit and the smallest that
-    did not, or where all did, through the two largest (`fixed` counts as that of 0).
+    line meets the limit: from the largest batch that did fit to the smallest that did
+    not, or while all do, from `fixed` at 0. (A line through two that are close to each
+    other says little: near the limit compilers begin to save memory.)
 
     Args:
         measure: maps a batch to the bytes it needs and whether it fits.
@@ -35,7 +36,7 @@ def largest_batch(
     for _ in range(compilations):
         tried[batch], fits = measure(batch)
         low, high = (max(low, batch), high) if fits else (low, batch)
-        a, b = (low, high) if high else sorted(tried)[-2:]
+        a, b = (low, high) if high else (0, low)
         slope = (tried[b] - tried[a]) / (b - a)
         # Where memory does not grow, no line says how far it goes.
         line = a + int((limit - tried[a]) // slope) if slope > 0 else 2 * b

@@ -80,3 +80,15 @@ def test_a_compiler_that_refuses_before_the_limit():
 
     found = largest_batch(measure, 1, 1000, fixed=0, compilations=20)
     assert found == (7, 8, 7)
+
+
+def test_a_compiler_that_saves_near_the_limit():
+    """What libtpu does: 20 images take hardly more than 19. It must not ask for 1000."""
+
+    def memory(batch):
+        return 330 + (750 * batch if batch < 19 else 735 * 19 + 11 * (batch - 19))
+
+    calls = []
+    measure = measured(memory, 15_750, calls)
+    _, _, expected = largest_batch(measure, 19, 15_750, fixed=330, compilations=2)
+    assert calls == [19, 20] and 20 <= expected <= 24
