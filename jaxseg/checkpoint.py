@@ -96,16 +96,22 @@ class Checkpoints:
                 names leaves that differ.
         """
         self._check_leaves(step, like)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-                ),
+        data = self._read(step, "data", ocp.args.JsonRestore())
+        if "batch_size" not in data:
+            raise ValueError(
+                f"{self.directory / str(step)} was made by an older jaxseg, whose runs "
+                "this one cannot go on with. Start a new one from its parameters: "
+                f"another workdir, and --config.init_from={self.directory.parent}."
             )
+        return self._read(step, "state", ocp.args.StandardRestore(like)), data
+
+    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[
+                item
+            ]
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise corrupt(self.directory / str(step)) from error
-        return restored.state, restored.data
 
     def restore_latest(
         self,

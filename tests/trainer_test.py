@@ -323,6 +323,19 @@ def test_another_batch_size_is_refused_unless_accepted(
     assert json.loads(saved.read_text()) == {"next_sample": 30, "batch_size": 6}
 
 
+def test_a_checkpoint_of_an_older_version_is_not_called_damaged(
+    config, finished, tmp_path
+):
+    shutil.copytree(finished, tmp_path / "run")
+    place = tmp_path / "run/checkpoints/6/data/metadata"
+    place.write_text('{"next_step": 6}')
+    with pytest.raises(
+        ValueError, match=r"an older jaxseg.* --config\.init_from="
+    ) as e:
+        trainer.run(config, str(tmp_path / "run"))
+    assert not isinstance(e.value, checkpoint.CorruptCheckpointError)
+
+
 def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
     """Stops and says how to go on; when told, goes on from the one before."""
     trainer.run(config, str(tmp_path))
