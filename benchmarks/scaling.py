@@ -111,7 +111,7 @@ def draw(plans, path):
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
     speed.set_yscale("log", base=10)
-    speed.legend(fontsize=8)
+    speed.legend(fontsize=8, loc="center", bbox_to_anchor=(0.7, 0.45))
     efficiency.set_ylim(None, 1.005)
     efficiency.yaxis.set_major_formatter("{x:.1%}")
     figure.tight_layout()
