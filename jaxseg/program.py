@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from jaxseg import settings
 from jaxseg.models import create_model
 from jaxseg.models.freezing import frozen_layers
-from jaxseg.ops.partition import SPACE
 from jaxseg.optimizer import create_optimizer, create_schedule
 from jaxseg.sharding import REPLICATED, Parallel
 from jaxseg.steps import Normalization, batch_statistics, create_state, train_step
@@ -106,5 +105,7 @@ class Program:
             name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.split)
             for name, shape in (("image", (*label, image_shape[2])), ("label", label))
         }
-        if parallel.mesh.shape[SPACE] > 1:  # finds maps that are too low
+        # What is wrong with the step shows when it is traced: now, before there is a
+        # workdir. It is traced once all the same, but for pmap, which keeps no trace.
+        if parallel.backend != "pmap":
             self.train_step.eval_shape(self.state, self.batch)

@@ -48,6 +48,7 @@ def check(config: ConfigDict) -> None:
     for section, name, least in (
         ("train", "steps", 1),
         ("train", "batch_size", 1),
+        ("optimizer", "accumulate_steps", 1),
         ("train", "log_every_steps", 0),
         ("train", "eval_every_steps", 0),
         ("train", "save_every_steps", 0),

@@ -77,6 +77,14 @@ def test_config_keys_are_set_as_for_train(planned):
     assert classes == 3 and shape == (16, 16, 3)
 
 
+def test_a_step_that_does_not_fit_has_a_status_of_its_own(planned, monkeypatch):
+    measured = {"compile_seconds": 0.0, "fits": False, "bytes": 2**40}
+    monkeypatch.setattr(
+        planner, "compile_step", lambda *_: dict.fromkeys(planner.MEASURES) | measured
+    )
+    assert run(*SIZE, "--no-search", "--memory", "1") == 3
+
+
 def test_the_mesh(planned):
     assert run(*SIZE, "--mesh", "data=2,space=2") == 0
     ((config, *_),) = planned

@@ -318,6 +318,27 @@ def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys)
     assert printed.out.splitlines()[-1].startswith("1 images in ")
 
 
+def test_predict_by_more_devices_than_there_are(trained, tmp_path, capsys):
+    image = trained / "data" / "val" / "images" / "0.png"
+    args = (
+        "predict",
+        "--workdir",
+        trained / "run",
+        image,
+        "--output",
+        tmp_path / "out",
+    )
+    for space, message in (
+        ("9", "--space 9: there are 4 devices"),
+        ("0", "--space 0: there are 4 devices"),
+    ):
+        assert run(*args, "--space", space) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert run(*args, "--space", "2", "--tile", "16x16") == 1
+    assert "give one of them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("tile", ["16x24", "40x30"])
 def test_predict_by_tiles_gives_what_evaluate_gives(trained, tmp_path, tile):
     """The one strip by strip, the other by tiles of the whole image, if it is larger."""

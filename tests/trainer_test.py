@@ -373,6 +373,10 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("augment.crop_px", (88,), "crop_px must be a height and a width"),
         ("train.steps", 0, "train.steps=0; it is at least 1"),
         ("train.log_every_steps", -1, "at least 0"),
+        ("train.ema_decay", 1.0, r"train.ema_decay=1.0; give a share below 1"),
+        ("optimizer.accumulate_steps", 0, "accumulate_steps=0; it is at least 1"),
+        ("loss.parts", 5, "loss.parts=5 does not divide the width 24"),
+        ("parallel.space", 8, "does not fit the 4 devices"),
         ("eval.absent", "skip", "exclude, zero"),
     ],
 )

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable
 
+DOES_NOT_FIT = 3
+"""Exit status, for scripts that start a run only where it fits."""
+
 
 def add(commands):
     """Describes `jaxseg plan`."""
@@ -19,7 +22,8 @@ def add(commands):
         "is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
         "lower bounds on its time, and the largest batch that fits. The config's keys\n"
         "are set as for train.py: --config.train.batch_size=64. docs/plan.md says what\n"
-        "the figures mean. A large network takes minutes for each compilation.",
+        "the figures mean. A large network takes minutes for each compilation. The exit\n"
+        "status is 3 where a device's memory is known and the step does not fit.",
         example="jaxseg plan --config configs/unet_camvid.py --classes 11 \\\n"
         "    --topology v5e:16x16 --mesh data=64,space=4 --output plan.json",
     )
@@ -120,7 +124,7 @@ def run(args) -> int:
             "python": platform.python_version(),
         }
         write_atomically(args.output, json.dumps(made | plan, indent=1) + "\n")
-    return 0
+    return DOES_NOT_FIT if plan["step"]["fits"] is False else 0
 
 
 def _read_config(path: str, overrides: list[str]):

@@ -54,10 +54,10 @@ def run(args) -> int:
 
     jobs = plan_jobs(args.paths, args.output, args.uncertainty)
     scoring = open_scoring(args)
-    check_writable(Path(args.output))
     if scoring.tiling is not None:
         expect_large_images()
     predictor = _create_predictor(scoring)
+    check_writable(Path(args.output))
     print(scoring.description, flush=True)
     failed = 0
     start = time.monotonic()

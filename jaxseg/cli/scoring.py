@@ -92,9 +92,16 @@ def add_scoring(parser: ArgumentParser) -> None:
 
 def open_scoring(args: Namespace) -> Scoring:
     """Opens the workdir and puts together what the options ask for."""
+    import jax
+
     from jaxseg import inference
     from jaxseg.steps import Normalization
 
+    if not 1 <= args.space <= jax.device_count():
+        raise ValueError(
+            f"--space {args.space}: there are {jax.device_count()} devices to share an "
+            "image; give 1 or more of them."
+        )
     if args.space != 1 and args.tile is not None:
         raise ValueError(
             "--space shares whole images among devices, and --tile cuts them up; give "

@@ -122,7 +122,10 @@ def named(changes: dict[str, Any]) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}"
+    # Of a small network two digits behind the point would all be zero.
+    return (
+        f"{size / GIB:.2f}" if size == 0 or size >= GIB / 100 else f"{size / GIB:.1e}"
+    )
 
 
 def _ms(seconds: float) -> str:

@@ -176,7 +176,7 @@ def _tpu_devices(topology):
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             "Programs for TPUs are compiled by libtpu, which is not installed: "
-            "pip install 'jaxseg[plan]'. No TPU is needed."
+            "pip install -e '.[plan]' in jaxseg's folder. No TPU is needed."
         )
     for name, value in LIBTPU_ALONE.items():
         os.environ.setdefault(name, value)

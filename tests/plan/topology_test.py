@@ -72,7 +72,7 @@ def test_more_fake_devices_than_jax_has_started_with():
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'jaxseg\[plan\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[plan\]'"):
         open_topology("v5e:2x2")
 
 
