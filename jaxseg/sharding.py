@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -51,7 +51,7 @@ class Parallel:
         """Placement of what is split along the batch."""
         return self._placement(SPLIT)
 
-    @property
+    @cached_property
     def share(self) -> tuple[int, int]:
         """This process's part of every batch, as its number and the number of parts.
 

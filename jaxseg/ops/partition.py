@@ -9,7 +9,6 @@ from jax.sharding import PartitionSpec as P
 DATA, SPACE = "data", "space"
 """Axes of a mesh: samples are split over the first, rows of images over the second."""
 
-
 LEAST_ROWS = 4
 """Rows that each device must get of a map that is split; lower maps are copied."""
 
