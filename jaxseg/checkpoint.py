@@ -20,6 +20,15 @@ UNSCORED = -1.0
 """The mIoU of a checkpoint that was saved without an evaluation: never the best."""
 
 
+SETTINGS = {
+    "params": "model",
+    "batch_stats": "model",
+    "opt_state": "optimizer",
+    "ema": "train.ema_decay",
+}
+"""What of a config decides which leaves a part of the state has."""
+
+
 class CorruptCheckpointError(ValueError):
     """A checkpoint's files are damaged, or some are missing."""
 
@@ -190,20 +199,25 @@ class Checkpoints:
 
     def _check_leaves(self, step: int, like: TrainState) -> None:
         stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
-        differing = [
-            f"  {name}: {stored.get(name, 'absent')} in the checkpoint, "
-            f"{wanted.get(name, 'absent')} in the model"
-            for name in sorted(stored.keys() | wanted.keys())
-            if stored.get(name) != wanted.get(name)
-        ]
+        names = stored.keys() | wanted.keys()
+        differing = [x for x in sorted(names) if stored.get(x) != wanted.get(x)]
         if differing:
-            shown = "\n".join(differing[:6])
-            more = len(differing) - 6
-            rest = f"\n  and {more} more" if more > 0 else ""
+            parts = {name.split("/")[0] for name in differing}
+            # The rest of a state is shaped as its parameters are.
+            parts = parts & {"params"} or parts
+            shown = [
+                f"  {name}: {stored.get(name, 'absent')} in the checkpoint, "
+                f"{wanted.get(name, 'absent')} now"
+                for name in differing[:6]
+            ]
+            if len(differing) > 6:
+                shown.append(f"  and {len(differing) - 6} more")
+            lines = "\n".join(shown)
             raise ValueError(
-                f"{self.directory / str(step)} was made by a different model or "
-                f"optimiser; take another workdir, or the config that made this one. "
-                f"These leaves differ:\n{shown}{rest}"
+                f"{self.directory / str(step)} was made with another "
+                f"{' and '.join(SETTINGS[part] for part in sorted(parts))}; take "
+                "another workdir, or the config that made this one. These leaves "
+                f"differ:\n{lines}"
             )
 
 

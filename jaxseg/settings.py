@@ -1,5 +1,6 @@
 """What a config says, as arguments of the builders that its sections name."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,14 +34,37 @@ def stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
 
 def flat(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """All that a run is started with, by dotted names."""
+    started = {"workdir": str(workdir.absolute()), "jax": jax.__version__}
+    return started | _named(config.to_dict())
+
+
+def changes(config: ConfigDict, workdir: Path) -> list[str]:
+    """What the config says otherwise than that of the run in the workdir, a line each.
+
+    Where the workdir says nothing of its run, nothing has changed.
+    """
+    before = (workdir / METADATA).is_file() and read_metadata(workdir)["config"]
+    if not before:
+        return []
+    # By way of JSON, as it was written: there are no tuples in it.
+    was, now = _named(before), _named(json.loads(json.dumps(config.to_dict())))
+    lines = {
+        name: (was.get(name, "absent"), now.get(name, "absent"))
+        for name in sorted(was.keys() | now.keys())
+    }
+    return [
+        f"{name}: {old} -> {new}" for name, (old, new) in lines.items() if old != new
+    ]
+
+
+def _named(tree: dict[str, Any]) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(
-        config.to_dict(), is_leaf=lambda x: not isinstance(x, dict)
+        tree, is_leaf=lambda x: not isinstance(x, dict)
     )
-    named = {
+    return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in leaves
     }
-    return {"workdir": str(workdir.absolute()), "jax": jax.__version__} | named
 
 
 def check(config: ConfigDict) -> None:

@@ -138,13 +138,14 @@ class _Run:
         stop, largest = StopSignal(), cluster.Largest(lag=IN_FLIGHT)
         with checkpoints, stop:
             state = self._restore(checkpoints)
+            start = done = int(state.step)
+            description = self._describe(state, start)
             # Only now: a workdir of another model must stay what it is.
             if self.writes:
                 write_metadata(self.workdir, self.metadata)
-            start = done = int(state.step)
             logbook = Logbook(self.workdir, start, steps, silent=not self.writes)
             with logbook:
-                logbook.say(self._describe(state, start))
+                logbook.say(description)
                 pending: deque = deque()  # metrics of steps that were not looked at
                 result = None
                 while done < steps:
@@ -321,6 +322,10 @@ class _Run:
         ]
         if start:
             lines.append(f"resuming after step {start} of {config.train.steps}")
+            changes = settings.changes(config, self.workdir)
+            if changes:
+                lines.append("since the last start the config has changed")
+                lines += [f"  {change}" for change in changes]
         return "\n".join(lines)
 
     def _summary(self, result: dict[str, Any]) -> str:

@@ -41,7 +41,8 @@ def load(
 
     Returns:
         The linen module; its variables, `batch_stats` and `params`, averaged ones if
-        the run averaged them; and the metadata: `class_names`, `palette`, `normalization`, `image_size`, `config`, `step`, ...
+        the run averaged them; and the metadata: `class_names`, `palette`,
+        `normalization`, `image_size`, `config`, `step`, ...
 
     Raises:
         ValueError: if the workdir or the checkpoint does not exist.

@@ -295,8 +295,41 @@ def test_another_models_workdir_is_refused_and_left_alone(config, finished):
     config.model.parts.width = 4
     with pytest.raises(ValueError, match=r"encoder/stage1/bn1/mean: \(2,\)") as error:
         trainer.run(config, str(finished))
+    assert "another model;" in str(error.value)
     assert "more" in str(error.value)
     assert (finished / "metadata.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "key, value, culprit",
+    [
+        ("train.ema_decay", 0.0, "train.ema_decay"),
+        ("optimizer.name", "sgd", "optimizer"),
+    ],
+)
+def test_what_made_the_state_another_is_named(config, finished, key, value, culprit):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"made with another {culprit}; take"):
+        trainer.run(config, str(finished))
+
+
+def test_what_changed_since_the_last_start_is_said(config, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    trainer.run(config, str(tmp_path / "run"))
+    assert "has changed" not in capsys.readouterr().out
+
+    config.train.steps = 7
+    config.seed = 5
+    config.augment.crop_px = (8, 8)
+    del config.data.options["val_examples"]
+    trainer.run(config, str(tmp_path / "run"))
+    said = capsys.readouterr().out.split("the config has changed\n")[1].splitlines()
+    assert [line for line in said if "->" in line] == [
+        "  augment.crop_px: None -> [8, 8]",
+        "  data.options.val_examples: 6 -> absent",
+        "  seed: 0 -> 5",
+        "  train.steps: 6 -> 7",
+    ]
 
 
 def test_another_batch_size_is_refused_unless_accepted(

@@ -14,9 +14,9 @@ def bounds(
 
     Its computation takes FLOPs / peak, its traffic with the main memory bytes /
     bandwidth, and the network what each device has to send / the bandwidth of its
-    links. If all are hidden behind the longest, a step takes its time: none is faster. If nothing of the
-    network is hidden behind the rest, it comes on top of it, and with it one trip
-    across the slice for each collective.
+    links. If all are hidden behind the longest, a step takes its time: none is faster.
+    If nothing of the network is hidden behind the rest, it comes on top of it, and with
+    it one trip across the slice for each collective.
 
     One device alone would do its share of the batch in the longer of computation and
     memory traffic. That time over a step's is the scaling efficiency.

@@ -122,8 +122,9 @@ def compile_step(
     Returns:
         Of one device: `bytes` in all and by kind in `memory`, whether that `fits`,
         `flops`, `bytes_accessed` by XLA's count and `memory_traffic` by ours,
-        `collectives` as `summarize` gives them, and the seconds that it took. Where the compiler gave up for want of memory all but
-        `bytes` and `fits` is None, and `bytes` is what it says that it needed.
+        `collectives` as `summarize` gives them, and the seconds that it took. Where
+        the compiler gave up for want of memory all but `bytes` and `fits` is None, and
+        `bytes` is what it says that it needed.
     """
     parallel = create_parallel(**config.parallel, devices=topology.devices)
     if parallel.backend == "pmap":
