@@ -12,8 +12,9 @@ import pytest
 
 from jaxseg.losses import cross_entropy
 from jaxseg.models import create_model
-from jaxseg.models.blocks import ConvBlock, batch_norm, run_stage
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.freezing import frozen_layers
+from jaxseg.models.layers import batch_norm, run_stage
 from jaxseg.sharding import BACKENDS, create_parallel
 from jaxseg.steps import (
     Normalization,

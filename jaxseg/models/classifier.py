@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dropout, Dtype, he_normal
 from jaxseg.models.encoders import ENCODERS
+from jaxseg.models.layers import Dropout, Dtype, he_normal
 
 
 class DenseHead(nn.Module):

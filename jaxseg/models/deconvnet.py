@@ -9,15 +9,11 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    ConvBlock,
-    ConvTranspose,
-    Dtype,
-)
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import vgg16_bn
 from jaxseg.models.heads import Chain
+from jaxseg.models.layers import Conv, ConvTranspose, Dtype
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.segnet import segnet_norm
 from jaxseg.models.skips import NoSkip

@@ -12,14 +12,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    ConvBlock,
-    Dtype,
-    SeparableBlock,
-)
+from jaxseg.models.blocks import ConvBlock, SeparableBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.heads import ASPP, Chain
+from jaxseg.models.layers import Conv, Dtype
 from jaxseg.models.parts import Part, check_arguments, create_dilated, describe
 from jaxseg.models.segmenter import Auxiliary, Segmenter
 from jaxseg.models.skips import Concat

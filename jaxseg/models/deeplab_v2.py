@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, Dtype, run_stage
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.encoders import Features
 from jaxseg.models.heads import BranchSum, DenseAsConvolutions, Scores, identity
+from jaxseg.models.layers import Dtype, run_stage
 from jaxseg.models.parts import Part, check_arguments, create_dilated
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.ops.indexed_pooling import max_pool_indices

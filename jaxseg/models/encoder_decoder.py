@@ -6,13 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    Dtype,
-    he_normal,
-)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
+from jaxseg.models.layers import Conv, Dtype, he_normal
 from jaxseg.models.parts import Part, check_arguments, create_part, describe
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import NoSkip

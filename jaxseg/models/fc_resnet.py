@@ -12,15 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.models.blocks import (
-    Conv,
-    Dropout,
-    Dtype,
-    batch_norm,
-    he_normal,
-    run_stage,
-)
 from jaxseg.models.encoders import Features
+from jaxseg.models.layers import Conv, Dropout, Dtype, batch_norm, he_normal, run_stage
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Sum
 from jaxseg.ops.pooling import max_pool_argmax

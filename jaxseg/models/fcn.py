@@ -11,10 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import ConvBlock, ConvTranspose, Dtype
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.heads import DenseAsConvolutions, Scores
+from jaxseg.models.layers import ConvTranspose, Dtype
 from jaxseg.models.parts import Part, check_arguments, create_part, describe
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Sum

@@ -4,13 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    ConvBlock,
-    Dropout,
-    Dtype,
-    he_normal,
-)
+from jaxseg.models.blocks import ConvBlock
+from jaxseg.models.layers import Conv, Dropout, Dtype, he_normal
 
 
 class DenseAsConvolutions(nn.Module):

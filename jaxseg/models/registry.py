@@ -5,7 +5,7 @@ import inspect
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import BLOCKS, Dtype
+from jaxseg.models.blocks import BLOCKS
 from jaxseg.models.deconvnet import deconvnet
 from jaxseg.models.deeplab import (
     deeplab_v3,
@@ -18,6 +18,7 @@ from jaxseg.models.encoder_decoder import encoder_decoder
 from jaxseg.models.encoders import ENCODERS
 from jaxseg.models.fc_resnet import fc_resnet
 from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
+from jaxseg.models.layers import Dtype
 from jaxseg.models.parts import check_classes, instead
 from jaxseg.models.segnet import segnet
 from jaxseg.models.segnet_basic import (

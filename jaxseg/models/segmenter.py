@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 
-from jaxseg.models.blocks import Dtype, run_stage
 from jaxseg.models.encoders.features import Features
+from jaxseg.models.layers import Dtype, run_stage
 from jaxseg.ops.partition import pin
 from jaxseg.ops.resize import resize_bilinear
 

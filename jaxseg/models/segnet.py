@@ -10,15 +10,10 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    ConvBlock,
-    Dtype,
-    batch_norm,
-    he_normal,
-)
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import vgg16_bn
+from jaxseg.models.layers import Conv, Dtype, batch_norm, he_normal
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import NoSkip
 from jaxseg.models.upsamplers import Unpool

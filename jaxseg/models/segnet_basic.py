@@ -16,16 +16,11 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    ConvBlock,
-    Dtype,
-    depthwise_conv,
-    he_normal,
-)
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import segnet_basic as basic_encoder
 from jaxseg.models.heads import Scores, identity
+from jaxseg.models.layers import Conv, Dtype, depthwise_conv, he_normal
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.segnet import segnet_norm
 from jaxseg.models.skips import NoSkip, Sum

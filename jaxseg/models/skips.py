@@ -6,10 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    Dtype,
-)
+from jaxseg.models.layers import Conv, Dtype
 from jaxseg.ops.resize import crop_to, resize_bilinear
 
 Meet = Callable[[jax.Array, tuple[int, int]], jax.Array]

@@ -10,15 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Conv,
-    ConvBlock,
-    Dtype,
-    batch_norm,
-    he_normal,
-)
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import unet as unet_encoder
+from jaxseg.models.layers import Conv, Dtype, batch_norm, he_normal
 from jaxseg.models.parts import Part, create_part
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Concat, crop_center

@@ -6,12 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Activation,
-    Conv,
-    ConvTranspose,
-    Dtype,
-)
+from jaxseg.models.layers import Activation, Conv, ConvTranspose, Dtype
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.ops.indexed_pooling import max_unpool_indices
 from jaxseg.ops.pooling import max_unpool

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.models.blocks import batch_norm
+from jaxseg.models.layers import batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.weights.mapping import (
     CAFFE,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxseg.models.blocks import ConvTranspose
+from jaxseg.models.layers import ConvTranspose
 from jaxseg.weights.mapping import WeightsError, flatten
 from jaxseg.weights.surgery import replace
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model
-from jaxseg.models.blocks import Dropout
 from jaxseg.models.heads import ASPP
+from jaxseg.models.layers import Dropout
 from jaxseg.models.unet import valid_size
 from jaxseg.weights.mapping import IMAGENET, Mapping
 from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.blocks import ConvTranspose
+from jaxseg.models.layers import ConvTranspose
 from jaxseg.models.upsamplers import (
     UPSAMPLERS,
     Bilinear,

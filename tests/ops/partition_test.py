@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.blocks import Conv
+from jaxseg.models.layers import Conv
 from jaxseg.ops.partition import gather, pin
 from jaxseg.sharding import create_parallel
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg.models.blocks import ConvTranspose, batch_norm
 from jaxseg.models.classifier import create_classifier
+from jaxseg.models.layers import ConvTranspose, batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.weights.caffe import mappings
 from jaxseg.weights.mapping import WeightsError, convert, flatten, share, unflatten

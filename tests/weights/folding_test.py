@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.blocks import ConvBlock, ConvTranspose, batch_norm
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.classifier import Classifier, PooledHead
 from jaxseg.models.encoders import ENCODERS
+from jaxseg.models.layers import ConvTranspose, batch_norm
 from jaxseg.weights.folding import fold_batch_norm
 from jaxseg.weights.mapping import WeightsError, flatten, unflatten
 

@@ -6,13 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    Activation,
-    Conv,
-    Dtype,
-    batch_norm,
-    he_normal,
-)
+from jaxseg.models.layers import Activation, Conv, Dtype, batch_norm, he_normal
 from jaxseg.ops.indexed_pooling import windows
 from jaxseg.ops.pooling import max_pool_argmax, max_pool_indices
 

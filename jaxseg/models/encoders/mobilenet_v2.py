@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dtype, batch_norm, run_stage
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.layers import ConvNorm, Stage
+from jaxseg.models.layers import Dtype, batch_norm, run_stage
 
 EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 DEPTHS = (1, 2, 3, 4, 3, 3, 1)

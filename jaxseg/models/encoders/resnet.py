@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import Dtype, batch_norm, run_stage
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.layers import ConvNorm, Stage, convolution
+from jaxseg.models.layers import Dtype, batch_norm, run_stage
 from jaxseg.ops.pooling import max_pool_indices
 
 

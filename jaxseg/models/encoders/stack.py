@@ -6,14 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import (
-    ConvBlock,
-    Dropout,
-    Dtype,
-    batch_norm,
-    run_stage,
-)
+from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.encoders.features import Features
+from jaxseg.models.layers import Dropout, Dtype, batch_norm, run_stage
 from jaxseg.ops.pooling import max_pool_argmax
 
 

@@ -5,8 +5,8 @@ Source: Simonyan & Zisserman, configuration D, https://arxiv.org/abs/1409.1556.
 
 from functools import partial
 
-from jaxseg.models.blocks import batch_norm
 from jaxseg.models.encoders.stack import ConvPoolStack
+from jaxseg.models.layers import batch_norm
 
 vgg16_bn = partial(
     ConvPoolStack,
