@@ -105,22 +105,37 @@ class Checkpoints:
                 names leaves that differ.
         """
         self._check_leaves(step, like)
-        data = self._read(step, "data", ocp.args.JsonRestore())
+        data = self._read(
+            step, "data", ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
+        )
         if "batch_size" not in data:
             raise ValueError(
                 f"{self.directory / str(step)} was made by an older jaxseg, whose runs "
                 "this one cannot go on with. Start a new one from its parameters: "
                 f"another workdir, and --config.init_from={self.directory.parent}."
             )
-        return self._read(step, "state", ocp.args.StandardRestore(like)), data
+        state = self._read(
+            step, "state", ocp.StandardCheckpointHandler, ocp.args.StandardRestore(like)
+        )
+        return state, data
 
-    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+    def _read(
+        self, step: int, item: str, handler: type, args: ocp.args.CheckpointArgs
+    ) -> Any:
+        path = self.directory / str(step)
+        # Each process for itself: the manager would wait for one that cannot read its
+        # part, and that one for the others.
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}
+        )
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[
-                item
-            ]
+            with ocp.Checkpointer(
+                handler(multiprocessing_options=alone), multiprocessing_options=alone
+            ) as checkpointer:
+                return checkpointer.restore(path / item, args=args)
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise corrupt(self.directory / str(step)) from error
+            raise corrupt(path) from error
 
     def restore_latest(
         self,
@@ -177,6 +192,9 @@ class Checkpoints:
         """
         source = self.directory / str(step)
         target = self.directory.parent / f"corrupt_checkpoint_{step}"
+        earlier = len(list(target.parent.glob(f"{target.name}*")))
+        if earlier:
+            target = target.with_name(f"{target.name}_{earlier}")
         if jax.process_index() == 0:
             shutil.move(source, target)
         multihost_utils.sync_global_devices("set aside")
@@ -201,6 +219,12 @@ class Checkpoints:
         stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
         names = stored.keys() | wanted.keys()
         differing = [x for x in sorted(names) if stored.get(x) != wanted.get(x)]
+        if "step" not in stored:
+            workdir = self.directory.parent
+            raise ValueError(
+                f"{workdir} holds weights, and no run to go on with. To start one from "
+                f"them give another workdir, and --config.init_from={workdir}."
+            )
         if differing:
             parts = {name.split("/")[0] for name in differing}
             # The rest of a state is shaped as its parameters are.

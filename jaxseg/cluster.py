@@ -1,14 +1,15 @@
 """Several processes as one run: how they meet, agree, and leave."""
 
-import atexit
 import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -73,16 +74,48 @@ def connect(
         given["coordinator_address"] = given.pop("coordinator")
     error = _initialize(start_timeout_s, heartbeat_timeout_s, given)
     if isinstance(error, ValueError) and "coordinator_address" in str(error):
-        return  # JAX knows of no cluster here
+        _check_alone()  # JAX knows of no cluster here
+        return
     if error is not None:
         where = coordinator or "the cluster's coordinator"
-        raise _not_met(error, where, start_timeout_s) from None
+        raise _not_met(error, where, process_id, start_timeout_s) from None
     # JAX has put a handler of its own in place of Python's, by which SIGTERM would not
     # end a process that is still starting.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    # CPUs meet by gloo, which gives them half a minute when they first do: now, and not
-    # when one has compiled its step and the other has not.
-    Largest(lag=0)(0)
+    with leave_on_error():
+        _check_devices()
+        # CPUs meet by gloo, which gives them half a minute when they first do: now, and
+        # not when one has compiled its step and the other has not.
+        Largest(lag=0)(0)
+
+
+def check_shared(folder: Path) -> None:
+    """Raises a ValueError, in every process, unless all see the same folder.
+
+    Args:
+        folder: made where it does not exist.
+    """
+    if jax.process_count() == 1:
+        return
+    # A name that nobody has looked for yet: file systems remember what there was not.
+    number = int(process_allgather(np.random.default_rng().integers(1 << 31))[0])
+    sign = folder / f".process_0_{number}"
+    made = jax.process_index() == 0 and not folder.exists()
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        sign.touch()
+    anywhere(False)  # waits for process 0
+    missing = process_allgather(np.asarray(not sign.exists()))
+    if jax.process_index() == 0:
+        sign.unlink()
+        if made and missing.any():
+            folder.rmdir()
+    if missing.any():
+        raise ValueError(
+            f"What process 0 writes to {folder} is not seen "
+            f"{_on(np.flatnonzero(missing).tolist())}: the workdir must be in a folder "
+            "that all hosts share."
+        )
 
 
 def check_same(values: dict[str, Any]) -> None:
@@ -166,9 +199,8 @@ def leave_on_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() > 1:
-            timer = _leave_later("")
-            atexit.register(timer.start)  # which comes before JAX's own
+        if jax.distributed.is_initialized():
+            threading.Thread(target=_leave_after_exit, daemon=True).start()
         raise _explained(error) from error.__cause__
 
 
@@ -180,10 +212,13 @@ def patience(error: BaseException | None) -> Iterator[None]:
         error: what went wrong; None, or what is no `Exception`, if nothing did, and
             then there is no limit.
     """
-    if jax.process_count() == 1 or not isinstance(error, Exception):
+    if not jax.distributed.is_initialized() or not isinstance(error, Exception):
         yield
         return
-    timer = _leave_later(f"error: {_explained(error)}\n")
+    timer = threading.Timer(
+        LEAVE_TIMEOUT_S, _leave, args=(f"error: {_explained(error)}\n",)
+    )
+    timer.daemon = True
     timer.start()
     try:
         yield
@@ -208,6 +243,38 @@ def _started_alone() -> bool:
     return "KUBERNETES_SERVICE_HOST" in environment and not any(
         name in environment for name in members
     )
+
+
+def _check_alone() -> None:
+    """Raises a ValueError where a launcher says that there are others."""
+    several = {
+        name: value
+        for name, alone in (
+            ("OMPI_COMM_WORLD_SIZE", "1"),
+            ("SLURM_STEP_NUM_TASKS", "1"),
+            ("JOB_COMPLETION_INDEX", "0"),
+        )
+        if (value := os.environ.get(name, alone)) != alone
+    }
+    if several:
+        name, value = next(iter(several.items()))
+        raise ValueError(
+            f"{name}={value}, so this is one process of several, but JAX cannot find "
+            f"the others; {ADVICE}."
+        )
+
+
+def _check_devices() -> None:
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        holders: dict[int, list[int]] = {}
+        for process, count in sorted(counts.items()):
+            holders.setdefault(count, []).append(process)
+        raise ValueError(
+            "The processes of a run need as many devices each: "
+            + "; ".join(f"{count} {_on(which)}" for count, which in holders.items())
+            + "."
+        )
 
 
 def _check(flags: dict[str, Any]) -> None:
@@ -251,7 +318,9 @@ def _initialize(
     return failures[0] if failures else None
 
 
-def _not_met(error: Exception, where: str, seconds: int) -> Exception:
+def _not_met(
+    error: Exception, where: str, process_id: int | None, seconds: int
+) -> Exception:
     """What keeps the processes apart, where it is no fault of the program."""
     if isinstance(error, TimeoutError):
         return ConnectionError(
@@ -260,9 +329,14 @@ def _not_met(error: Exception, where: str, seconds: int) -> Exception:
             "reach that address and port?"
         )
     if isinstance(error, jax.errors.JaxRuntimeError):
+        cause = (
+            "If this is process 0, another program may have the port: take another. "
+            if not process_id
+            else "Has another process the same number? "
+        )
         return ConnectionError(
-            f"Process 0 cannot listen at {where} ({_first_line(error)}); another "
-            "program may have the port: take another."
+            f"This process cannot join the others at {where}. {cause}"
+            f"({_first_line(error)})"
         )
     return error
 
@@ -270,7 +344,7 @@ def _not_met(error: Exception, where: str, seconds: int) -> Exception:
 def _explained(error: Exception) -> Exception:
     """The same error, but for those that come of a process that is gone."""
     if (
-        jax.process_count() == 1
+        not jax.distributed.is_initialized()
         or not isinstance(error, jax.errors.JaxRuntimeError)
         or str(error).startswith("RESOURCE_EXHAUSTED")
     ):
@@ -283,20 +357,20 @@ def _explained(error: Exception) -> Exception:
     )
 
 
-def _leave_later(text: str) -> threading.Timer:
+def _leave_after_exit() -> None:
+    """Ends the process some time after its main thread has, whatever that waits for."""
+    threading.main_thread().join()
+    time.sleep(LEAVE_TIMEOUT_S)
+    _leave()
+
+
+def _leave(text: str = "") -> None:
     """Says why and ends the process: no exception gets through where it waits."""
-    text += (  # now, for at the exit JAX does not know it any more
-        f"Process {jax.process_index()} leaves: the others have not ended within "
-        f"{LEAVE_TIMEOUT_S} s.\n"
+    text += (
+        f"This process leaves: the others have not ended within {LEAVE_TIMEOUT_S} s.\n"
     )
-
-    def leave():
-        os.write(sys.stderr.fileno(), text.encode())
-        os._exit(1)
-
-    timer = threading.Timer(LEAVE_TIMEOUT_S, leave)
-    timer.daemon = True
-    return timer
+    os.write(sys.stderr.fileno(), text.encode())
+    os._exit(1)
 
 
 def _on(processes: list[int]) -> str:

@@ -82,6 +82,13 @@ def check(config: ConfigDict) -> None:
         value = config[section][name]
         if value < least:
             raise ValueError(f"{section}.{name}={value}; it is at least {least}.")
+    steps, accumulated = config.train.steps, config.optimizer.accumulate_steps
+    if steps % accumulated:
+        raise ValueError(
+            f"train.steps={steps} is no multiple of optimizer.accumulate_steps="
+            f"{accumulated}: the last batches would change nothing. Take "
+            f"{steps - steps % accumulated or accumulated} steps."
+        )
     decay = config.train.ema_decay
     if not 0 <= decay < 1:
         raise ValueError(

@@ -20,11 +20,7 @@ from jaxseg.program import Program
 from jaxseg.sharding import create_parallel
 from jaxseg.steps import Normalization, TrainState
 from jaxseg.weights.mapping import summary
-from jaxseg.workdir import (
-    find_step,
-    start,
-    write_metadata,
-)
+from jaxseg.workdir import find_step, start, write_metadata
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the device: enough to keep it busy, few enough to stop."""
@@ -61,9 +57,13 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
             if runs:
                 stage.normalization = runs[-1].metadata["normalization"]
             runs.append(_Run(stage, folder))
-        for earlier in runs[:-1]:
-            earlier.run()
-        return runs[-1].run()
+        with StopSignal() as stop:
+            for earlier in runs[:-1]:
+                earlier.run(stop)
+                # One that came so late that the stage has ended.
+                if signum := cluster.Largest(lag=0)(stop.signum or 0):
+                    raise Interrupted(signum, earlier.config.train.steps)
+            return runs[-1].run(stop)
 
 
 class _Run:
@@ -131,19 +131,20 @@ class _Run:
             "config": config.to_dict(),
         }
 
-    def run(self) -> dict[str, Any]:
-        """See `run`."""
+    def run(self, stop: StopSignal) -> dict[str, Any]:
+        """See `run`; between two steps it looks whether there is a signal to stop."""
         config, steps = self.config.train, self.config.train.steps
+        cluster.check_shared(self.workdir)
         checkpoints = checkpoint.Checkpoints(self.workdir)
-        stop, largest = StopSignal(), cluster.Largest(lag=IN_FLIGHT)
-        with checkpoints, stop:
+        largest = cluster.Largest(lag=IN_FLIGHT)
+        with checkpoints:
             state = self._restore(checkpoints)
-            start = done = int(state.step)
-            description = self._describe(state, start)
+            begun = done = int(state.step)
+            description = self._describe(state, begun)
             # Only now: a workdir of another model must stay what it is.
             if self.writes:
                 write_metadata(self.workdir, self.metadata)
-            logbook = Logbook(self.workdir, start, steps, silent=not self.writes)
+            logbook = Logbook(self.workdir, begun, steps, silent=not self.writes)
             with logbook:
                 logbook.say(description)
                 pending: deque = deque()  # metrics of steps that were not looked at
@@ -310,7 +311,7 @@ class _Run:
         folder.mkdir(exist_ok=True)
         visualize.write_png(folder / f"step_{step:07}.png", panel)
 
-    def _describe(self, state: TrainState, start: int) -> str:
+    def _describe(self, state: TrainState, begun: int) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
         config, processes = self.config, jax.process_count()
         of = f" of {processes} processes" if processes > 1 else ""
@@ -320,8 +321,8 @@ class _Run:
             f"{self.info.name}: {len(self.train_source)} training and "
             f"{len(self.val_source)} validation images, {self.info.num_classes} classes"
         ]
-        if start:
-            lines.append(f"resuming after step {start} of {config.train.steps}")
+        if begun:
+            lines.append(f"resuming after step {begun} of {config.train.steps}")
             changes = settings.changes(config, self.workdir)
             if changes:
                 lines.append("since the last start the config has changed")

@@ -3,17 +3,19 @@
 #
 #   launch/one_host.sh --config configs/segnet_camvid.py --workdir runs/segnet
 #
-# GPUS is their number, PORT a free one, PYTHON the interpreter. SIGTERM and Ctrl-C stop
-# all processes in good order.
+# CUDA_VISIBLE_DEVICES says which (all), or GPUS how many; PORT is a free one, PYTHON the
+# interpreter. SIGTERM and Ctrl-C stop all processes in good order.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+all=${CUDA_VISIBLE_DEVICES:-$(seq --separator=, 0 $((${GPUS:-$(nvidia-smi --list-gpus | wc -l)} - 1)))}
+IFS=, read -ra visible <<<"$all"
+gpus=${GPUS:-${#visible[@]}}
 coordinator=127.0.0.1:${PORT:-8476}
 
 pids=()
 for ((i = 0; i < gpus; i++)); do
-  CUDA_VISIBLE_DEVICES=$i "${PYTHON:-.venv/bin/python}" train.py "$@" \
+  CUDA_VISIBLE_DEVICES=${visible[i]} "${PYTHON:-.venv/bin/python}" train.py "$@" \
     --coordinator="$coordinator" --num_processes="$gpus" --process_id="$i" &
   pids+=("$!")
 done

@@ -5,12 +5,14 @@
 It does much, one thing after the other, for processes take long to start.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import zlib
 from pathlib import Path
+from unittest import mock
 
 from configs import default
 
@@ -65,8 +67,9 @@ def main():
     port, process, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 
     import jax
+    import orbax.checkpoint as ocp
 
-    from jaxseg import cluster, sharding, trainer
+    from jaxseg import checkpoint, cluster, sharding, trainer
 
     cluster.connect(f"127.0.0.1:{port}", 2, process, heartbeat_timeout_s=10)
     report = {"devices": [jax.local_device_count(), jax.device_count()]}
@@ -88,6 +91,11 @@ def main():
     except ValueError as error:
         report["differing"] = str(error)
 
+    try:
+        cluster.check_shared(folder / f"own_{process}")
+    except ValueError as error:
+        report["own"] = str(error)
+
     # Not that of the run in one process: elastic to that too.
     sharding.LEAST_SPLIT = 16
     fsdp = {"parallel.fsdp": True}
@@ -95,6 +103,13 @@ def main():
     stop_watching = watch_batches(report["seen"])
     run("whole", **fsdp, **{"train.steps": 6})
     stop_watching()
+
+    try:
+        unreadable = mock.patch.object(ocp.Checkpointer, "restore", side_effect=OSError)
+        with unreadable if process else contextlib.nullcontext():
+            run("whole", **fsdp, **{"train.steps": 6})
+    except checkpoint.CorruptCheckpointError as error:
+        report["damaged"] = str(error)
 
     run("pmap", **{"train.steps": 2, "parallel.backend": "pmap"})
 

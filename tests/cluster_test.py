@@ -1,6 +1,5 @@
 """Two processes of two devices each, on this machine, against one of four."""
 
-import atexit
 import contextlib
 import json
 import os
@@ -13,6 +12,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -193,6 +193,18 @@ def test_processes_of_different_configs_are_refused(pair, reports):
     assert not (pair / "differing").exists()
 
 
+def test_a_workdir_that_is_not_shared_is_refused(pair, reports):
+    for number, report in enumerate(reports):
+        assert f"own_{number} is not seen on process 1: the workdir" in report["own"]
+    assert not list(pair.glob("own_*"))
+
+
+def test_a_checkpoint_that_one_alone_cannot_read_stops_both(reports):
+    for report in reports:
+        assert "checkpoints/6 cannot be read" in report["damaged"]
+        assert "--config.checkpoint.fallback=True" in report["damaged"]
+
+
 def test_a_killed_process_ends_the_other(pair):
     end = json.loads((pair / "end.json").read_text())
     assert end["status"] != 0
@@ -342,12 +354,39 @@ def test_clusters_and_what_looks_like_them(calls, monkeypatch, environment, join
 
 
 @pytest.mark.parametrize(
+    ("name", "alone", "several"),
+    [
+        ("OMPI_COMM_WORLD_SIZE", "1", "4"),  # of version 5, which JAX does not know
+        ("SLURM_STEP_NUM_TASKS", "1", "2"),
+        ("JOB_COMPLETION_INDEX", "0", "1"),
+    ],
+)
+def test_a_cluster_that_jax_does_not_find(calls, monkeypatch, name, alone, several):
+    def initialize(**kwargs):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv(name, alone)
+    cluster.connect()
+    monkeypatch.setenv(name, several)
+    with pytest.raises(ValueError, match=f"{name}={several}, .* --coordinator="):
+        cluster.connect()
+
+
+def test_processes_need_as_many_devices_each(calls, monkeypatch):
+    devices = [SimpleNamespace(process_index=k) for k in (0, 0, 1, 2, 2)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with pytest.raises(ValueError, match="2 on process 0, 2; 1 on process 1"):
+        cluster.connect("host:1", 3, 0)
+
+
+@pytest.mark.parametrize(
     ("raised", "kind", "message"),
     [
         (
             JaxRuntimeError("UNKNOWN: no\nRPC"),
             ConnectionError,
-            r"at a:1 \(UNKNOWN: no\)",
+            r"at a:1\..* \(UNKNOWN: no\)",
         ),
         (RuntimeError("called late"), RuntimeError, "called late"),
         (ValueError("of the cluster"), ValueError, "of the cluster"),
@@ -360,6 +399,16 @@ def test_starts_that_fail(monkeypatch, raised, kind, message):
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(kind, match=message):
         cluster.connect("a:1", 2, 0)
+
+
+@pytest.mark.parametrize(("number", "cure"), [(0, "take another"), (1, "same number")])
+def test_a_start_that_fails_says_what_it_may_be(monkeypatch, number, cure):
+    def initialize(**kwargs):
+        raise JaxRuntimeError("ALREADY_EXISTS")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ConnectionError, match=cure):
+        cluster.connect("a:1", 2, number)
 
 
 def test_a_process_without_a_cluster_is_left_alone_at_once():
@@ -390,13 +439,13 @@ def test_a_process_that_failed_waits_for_the_others_so_long(capfd, monkeypatch):
             time.sleep(0.2)
 
     wait(OSError("disk full"))
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     wait(None)
     wait(trainer.Interrupted(signal.SIGTERM, 5))
     assert not ended
     wait(OSError("disk full"))
     assert ended == [1]
-    assert "error: disk full\nProcess 0 leaves" in capfd.readouterr().err
+    assert "error: disk full\nThis process leaves" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -408,12 +457,31 @@ def test_a_process_that_failed_waits_for_the_others_so_long(capfd, monkeypatch):
     ],
 )
 def test_an_error_among_processes(monkeypatch, error, kind, message):
-    at_exit = []
-    monkeypatch.setattr(atexit, "register", at_exit.append)
     with pytest.raises(type(error)), cluster.leave_on_error():
         raise error
-    assert not at_exit
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(cluster, "_leave_after_exit", lambda: None)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     with pytest.raises(kind, match=message), cluster.leave_on_error():
         raise error
-    assert len(at_exit) == 1
+
+
+def test_a_process_that_failed_ends_though_its_exit_waits():
+    code = (
+        "import atexit, time, jax; from jaxseg import cluster;"
+        "jax.distributed.is_initialized = lambda: True; cluster.LEAVE_TIMEOUT_S = 0.1\n"
+        "atexit.register(time.sleep, 100)\n"  # as JAX's own waits for the others
+        "with cluster.leave_on_error(): raise OSError('disk full')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    said = result.stderr.splitlines()
+    assert said[-2:] == [
+        "OSError: disk full",
+        "This process leaves: the others have not ended within 0.1 s.",
+    ]

@@ -49,10 +49,32 @@ def test_every_worker_of_a_tpu_gets_the_command(tmp_path):
 def test_slurm_queues_what_was_preempted_again(tmp_path, status, requeued):
     _stand_in(tmp_path, "srun", f'echo "srun $@"; exit {status}')
     _stand_in(tmp_path, "scontrol", 'echo "scontrol $@"')
-    result = _run("slurm.sbatch", tmp_path, "--config=c.py", SLURM_JOB_ID="12")
+    slurm = {"SLURM_JOB_ID": "12", "SLURM_CPUS_PER_TASK": "8"}
+    result = _run("slurm.sbatch", tmp_path, "--config=c.py", **slurm)
     assert result.returncode == status
+    assert "--cpus-per-task=8" in result.stdout
     assert "train.py --config=c.py" in result.stdout
     assert ("scontrol requeue 12" in result.stdout) == requeued
+
+
+def test_one_host_keeps_to_the_gpus_that_it_may_use(tmp_path):
+    _stand_in(tmp_path, "python", 'echo "$CUDA_VISIBLE_DEVICES: $@"')
+    _stand_in(tmp_path, "nvidia-smi", "printf 'GPU 0\nGPU 1\nGPU 2\n'")
+
+    def started(**environment):
+        python = str(tmp_path / "python")
+        result = _run("one_host.sh", tmp_path, "--x", PYTHON=python, **environment)
+        return sorted(result.stdout.splitlines())
+
+    lines = started(CUDA_VISIBLE_DEVICES="2,5")
+    assert [line.split(":")[0] for line in lines] == ["2", "5"]
+    assert all("train.py --x" in line and "--num_processes=2" in line for line in lines)
+    assert [line[-1] for line in lines] == ["0", "1"]
+    assert [x.split(":")[0] for x in started(GPUS="2")] == ["0", "1"]
+    assert [x.split(":")[0] for x in started(GPUS="1", CUDA_VISIBLE_DEVICES="7,8")] == [
+        "7"
+    ]
+    assert [line.split(":")[0] for line in started()] == ["0", "1", "2"]
 
 
 def _assert_within(part, whole, path=""):

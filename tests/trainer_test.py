@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxseg import checkpoint, data, load, sharding, trainer
+from jaxseg import checkpoint, data, load, save, sharding, trainer
 from jaxseg.evaluator import Evaluator
 from jaxseg.inference import network
 from jaxseg.logbook import Logbook
@@ -154,6 +154,25 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         np.testing.assert_array_equal(a, b)
     evaluations = [x for x in _metrics(tmp_path) if "val_miou" in x]
     assert evaluations == [x for x in _metrics(finished) if "val_miou" in x]
+
+
+def test_a_signal_at_the_end_of_a_stage_keeps_the_next_from_beginning(
+    config, tmp_path, monkeypatch
+):
+    config.train.steps = 2
+    config.stages = (("first", {}), ("second", {}))
+    record = Logbook.train
+
+    def interrupting(self, step, *args, **kwargs):
+        record(self, step, *args, **kwargs)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Logbook, "train", interrupting)
+    with pytest.raises(trainer.Interrupted, match="saved after step 2"):
+        trainer.run(config, str(tmp_path))
+    assert find_step(tmp_path / "first", "latest") == 2
+    assert not (tmp_path / "second").exists()
 
 
 def test_a_finished_run_is_scored_again_and_stays_as_it_is(config, finished, capsys):
@@ -369,6 +388,25 @@ def test_a_checkpoint_of_an_older_version_is_not_called_damaged(
     assert not isinstance(e.value, checkpoint.CorruptCheckpointError)
 
 
+def test_weights_alone_are_no_run_to_go_on_with(config, finished, tmp_path):
+    _, variables, metadata = load(finished)
+    kept = ("model", "normalization", "class_names")
+    save(tmp_path / "weights", variables, **{name: metadata[name] for name in kept})
+    with pytest.raises(ValueError, match=r"holds weights, and no run.*init_from="):
+        trainer.run(config, str(tmp_path / "weights"))
+
+
+def test_checkpoints_set_aside_do_not_fall_into_each_other(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        asides = []
+        for _ in range(3):
+            checkpoints.save(2, {"params": np.ones(3)}, {})
+            checkpoints.wait()
+            asides.append(checkpoints.set_aside(2).name)
+    assert asides == [f"corrupt_checkpoint_2{end}" for end in ("", "_1", "_2")]
+    assert all((tmp_path / name / "state").is_dir() for name in asides)
+
+
 def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
     """Stops and says how to go on; when told, goes on from the one before."""
     trainer.run(config, str(tmp_path))
@@ -408,6 +446,7 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("train.log_every_steps", -1, "at least 0"),
         ("train.ema_decay", 1.0, r"train.ema_decay=1.0; give a share below 1"),
         ("optimizer.accumulate_steps", 0, "accumulate_steps=0; it is at least 1"),
+        ("optimizer.accumulate_steps", 4, "train.steps=6 is no multiple.*Take 4 steps"),
         ("loss.parts", 5, "loss.parts=5 does not divide the width 24"),
         ("parallel.space", 8, "does not fit the 4 devices"),
         ("eval.absent", "skip", "exclude, zero"),
