@@ -52,61 +52,67 @@ def program(plan):
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def rows(plan):
-    """Lines of the table: the slice compiled for, and those that follow from it."""
-    mesh, name = plan["parallel"], plan["topology"]["name"]
-    height, width, _ = plan["image_shape"]
-    compiled = plan["bounds"] | {
-        "name": f"{name}, compiled",
-        "devices": plan["topology"]["devices"],
-        "batch_size": plan["batch_size"],
-    }
-    slices = [compiled, *plan["slices"]]
-    for one in sorted(slices, key=lambda one: one["devices"]):
+def group(plans):
+    """Bounds by number of chips, by network: what was compiled, and what follows."""
+    groups = {}
+    for plan in plans:
+        height, width, _ = plan["image_shape"]
+        key = (plan["model"]["name"], f"{height}x{width}", plan["parallel"]["space"])
+        points = groups.setdefault(key, {})
+        for one in plan["slices"]:
+            points.setdefault(one["devices"], one | {"compiled": False})
+        points[plan["topology"]["devices"]] = plan["bounds"] | {
+            "name": plan["topology"]["name"],
+            "batch_size": plan["batch_size"],
+            "compiled": True,
+        }
+    return {key: dict(sorted(points.items())) for key, points in groups.items()}
+
+
+def rows(key, points):
+    """Lines of the table about one network."""
+    model, image, space = key
+    for devices, one in points.items():
         times = ("compute", "memory", "network", "latency", "step_at_least")
         cells = [
-            plan["model"]["name"],
-            f"{height}x{width}",
-            one["name"],
-            f"{one['devices'] // mesh['space']}x{mesh['space']}",
+            model,
+            image,
+            f"{one['name']}{', compiled' * one['compiled']}",
+            f"{devices // space}x{space}",
             one["batch_size"],
-            *(f"{1e3 * one[key]:.3g} ms" for key in times),
+            *(f"{1e3 * one[time]:.3g} ms" for time in times),
             f"{one['images_unhidden']:,.0f} to {one['images_at_most']:,.0f}",
             f"{one['efficiency_unhidden']:.1%} to {one['efficiency_at_most']:.1%}",
         ]
         yield f"| {' | '.join(map(str, cells))} |"
 
 
-def draw(plans, path):
+def draw(groups, path):
     """Images per second and scaling efficiency over the number of chips."""
     figure, (speed, efficiency) = plt.subplots(1, 2, figsize=(10, 4))
-    chips = set()
-    for number, plan in enumerate(plans):
-        height, width, _ = plan["image_shape"]
-        space, devices = plan["parallel"]["space"], plan["topology"]["devices"]
-        name = f"{plan['model']['name']} {height}x{width}"
-        name += f", space {space}" if space > 1 else ""
-        points = {devices: plan["bounds"]}
-        points |= {one["devices"]: one for one in plan["slices"]}
-        x = sorted(points)
-        chips.update(x)
+    for number, ((model, image, space), points) in enumerate(groups.items()):
+        name = f"{model} {image}{f', space {space}' if space > 1 else ''}"
+        chips = list(points)
+        compiled = [n for n in chips if points[n]["compiled"]]
         for axes, keys in (
             (speed, ("images_unhidden", "images_at_most")),
             (efficiency, ("efficiency_unhidden", "efficiency_at_most")),
         ):
             if axes is efficiency and space > 1:  # one chip would run another program
                 continue
-            low, high = ([points[n][key] for n in x] for key in keys)
+            low, high = ([one[key] for one in points.values()] for key in keys)
             colour = f"C{number}"
-            axes.plot(x, low, "o-", color=colour, fillstyle="none", label=name)
-            axes.fill_between(x, low, high, color=colour, alpha=0.1)
-            axes.plot(devices, points[devices][keys[0]], "o", color=colour)
+            axes.plot(chips, low, "o-", color=colour, fillstyle="none", label=name)
+            axes.fill_between(chips, low, high, color=colour, alpha=0.1)
+            filled = [points[n][keys[0]] for n in compiled]
+            axes.plot(compiled, filled, "o", color=colour)
     for axes, label in (
         (speed, "images per second"),
         (efficiency, "scaling efficiency against one chip"),
     ):
         axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(chips), [str(count) for count in sorted(chips)])
+        every = sorted({n for points in groups.values() for n in points})
+        axes.set_xticks(every, [str(count) for count in every])
         axes.set_xlabel("chips (filled: compiled for them)")
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
@@ -125,9 +131,10 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     plans = [json.loads(path.read_text()) for path in args.plans]
-    draw(plans, args.output)
+    groups = group(plans)
+    draw(groups, args.output)
     print(PROGRAMS, *map(program, plans), "", sep="\n")
-    print(SLICES, *(row for plan in plans for row in rows(plan)), sep="\n")
+    print(SLICES, *(row for item in groups.items() for row in rows(*item)), sep="\n")
 
 
 if __name__ == "__main__":

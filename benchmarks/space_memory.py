@@ -1,6 +1,6 @@
 """What a device holds when the rows of large images are split over several.
 
-    python benchmarks/space_memory.py --output docs/results/space_memory.md
+    python -m benchmarks.space_memory --output docs/results/space_memory.md
 
 Compiles the train step of U-Net and SegNet for one image of 2048x4096, for 1, 4 and 8
 devices that share it, and asks XLA's memory analysis for the bytes of each device.
@@ -77,7 +77,7 @@ def main() -> None:
         table = "\n".join(lines)
         args.output.write_text(
             "# Memory of images split over space\n\n"
-            f"`python benchmarks/space_memory.py --output {args.output}`, "
+            f"`python -m benchmarks.space_memory --output {args.output}`, "
             f"{time.strftime('%Y-%m-%d')}, jax {jax.__version__}, compiled for "
             "processors.\nThe train step for one image of "
             f"{'x'.join(map(str, SIZE))} in float32, {CLASSES} classes, full width; "

@@ -16,6 +16,9 @@ from jaxseg.steps import Variables, eval_step
 IN_FLIGHT = 2
 """Batches whose results are waited for only after the next ones are under way."""
 
+MOST_PIXELS = 2**31 - 1
+"""Of a batch, over all devices: more cannot be counted in int32."""
+
 
 class Evaluator:
     """Scores a model, again and again; compiled once for each shape of batch.
@@ -89,6 +92,9 @@ class Evaluator:
         Returns:
             The confusion of all valid pixels, and their calibration, which is empty
             where it was not asked for.
+
+        Raises:
+            ValueError: if a batch has more pixels than can be counted.
         """
         index, count = self._parallel.share
         batches = self._batches(source, process_index=index, process_count=count)
@@ -96,6 +102,12 @@ class Evaluator:
 
         def launch(batch):
             index = batch.pop("index")
+            pixels = batch["label"].size * count
+            if pixels > MOST_PIXELS:
+                raise ValueError(
+                    f"A batch of {pixels} pixels is more than can be counted at once, "
+                    f"{MOST_PIXELS}; take a smaller eval.batch_size."
+                )
             prediction, counts = self._step(variables, self._parallel.place(batch))
             return prediction, counts, index, batch["size"]
 

@@ -102,7 +102,9 @@ def cross_entropy(
     total = jnp.where(jnp.any(unknown), jnp.nan, total)
 
     if denominator == "pixels":
-        divisor = jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
+        # Of a pod's batch there can be more pixels than an int32 can count.
+        rows = jnp.sum(valid, axis=-1, dtype=jnp.int32)
+        divisor = jnp.sum(rows, dtype=jnp.float32)
     elif denominator == "weights":
         divisor = jnp.sum(jnp.where(is_label, weights, 0.0))
     else:

@@ -234,14 +234,14 @@ def create_parallel(
 
 
 def _mesh_shape(data: int, space: int, count: int) -> tuple[int, int]:
-    given = f"parallel.data={data}, parallel.space={space}"
+    given, rest = f"parallel.data={data}, parallel.space={space}", -1 in (data, space)
     if data == space == -1:
         raise ValueError(f"{given}: only one of them can take all the rest.")
     if data == -1 and space > 0:
         data = count // space
     elif space == -1 and data > 0:
         space = count // data
-    left_over = "-1" in given and count != data * space
+    left_over = rest and count != data * space
     if data < 1 or space < 1 or data * space > count or left_over:
         raise ValueError(
             f"{given} does not fit the {count} devices: data times space is 1 to "

@@ -287,7 +287,7 @@ def batch_statistics(
         )
         with freeze(frozen):
             return model.apply(
-                state.variables | {"batch_stats": stats},
+                gather(state.variables) | {"batch_stats": stats},
                 image,
                 train=True,
                 mutable=["batch_stats"],

@@ -173,6 +173,13 @@ def test_nothing_is_traced_again(uniform, monkeypatch, backend):
     np.testing.assert_array_equal(second.counts, third.counts)
 
 
+def test_more_pixels_than_can_be_counted_are_refused(uniform, monkeypatch):
+    monkeypatch.setattr(evaluator_module, "MOST_PIXELS", 4 * 24 * 40 - 1)
+    evaluate, variables = make()
+    with pytest.raises(ValueError, match=r"3840 pixels .* smaller eval\.batch_size"):
+        evaluate(variables, uniform)
+
+
 def test_batches_can_be_watched(uniform):
     seen = []
 

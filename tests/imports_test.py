@@ -10,7 +10,7 @@ LAYERS = (
     ("trainer", "report", "plan"),
     ("program",),
     ("settings", "jobs", "exporter"),
-    ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard", "report"),
+    ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard"),
     ("inference",),
     ("steps", "checkpoint", "logbook", "visualize", "heatmap"),
     ("losses", "metrics", "optimizer", "sharding"),

@@ -58,6 +58,23 @@ def test_void_logits_reach_neither_value_nor_gradient(bad):
     np.testing.assert_array_equal(gradient, jax.grad(loss)(LOGITS))
 
 
+def test_pixels_of_any_batch_can_be_counted():
+    """No sum in int32 runs over as many of them as it cannot count."""
+    shape = (2048, 1024, 1024)
+    program = jax.make_jaxpr(cross_entropy)(
+        jax.ShapeDtypeStruct((*shape, 2), np.float32),
+        jax.ShapeDtypeStruct(shape, np.uint8),
+    )
+    sums = [
+        (eqn.invars[0].aval, eqn.outvars[0].aval)
+        for eqn in program.eqns
+        if eqn.primitive.name == "reduce_sum"
+    ]
+    counted = [(a, b) for a, b in sums if np.issubdtype(a.dtype, np.integer)]
+    assert counted
+    assert all(a.size // b.size < 2**31 for a, b in counted)
+
+
 @pytest.mark.parametrize("denominator", ["pixels", "weights", "none"])
 def test_all_void_is_zero(denominator):
     void = jnp.full((3,), 255, jnp.uint8)

@@ -67,7 +67,7 @@ def add(commands):
         "--memory",
         type=float,
         metavar="GIB",
-        help="that a device has (default: by the chip's data sheet)",
+        help="that a device has (default: what libtpu lets programs have of the chip)",
     )
     parser.add_argument(
         "--compilations",

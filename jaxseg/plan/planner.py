@@ -49,7 +49,7 @@ def make_plan(
         topology: the devices.
         num_classes: K.
         image_shape: (H, W, C) of a training image.
-        memory: bytes that a device has; None for what its data sheet says.
+        memory: bytes that a device has; None for what the chip's programs may have.
         compilations: to search the largest batch with, at most; 0 for no search.
         slices: others of the chip, to predict the step's bounds on without compiling.
         say: called with a line before each compilation.
@@ -98,7 +98,10 @@ def make_plan(
             step, batch // shards, shards, limit, compilations, measure
         )
     if step["fits"] is False:
-        largest = plan["largest_batch"]["per_shard"] if compilations else None
+        found = plan.get("largest_batch", {})
+        # A search that ended before its time says nothing of the smaller batches.
+        known = found.get("per_shard") or found.get("per_shard_too_large") == 1
+        largest = found["per_shard"] if known else None
         plan["cures"] = _cures(config, parallel.mesh, largest, measure)
     return plan
 

@@ -7,11 +7,14 @@ from jaxseg.plan.hlo import Instruction, parse, sizes
 _CALLED = re.compile(r"calls=%?([\w.-]+)")
 _FREE = {
     "bitcast",
+    "conditional",
     "constant",
     "custom-call",
     "get-tuple-element",
+    "opt-barrier",
     "parameter",
     "tuple",
+    "while",
 }
 _PICKING = {"dynamic-slice", "gather", "slice"}
 _COUNTER = 4

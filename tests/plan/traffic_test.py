@@ -49,6 +49,9 @@ UPDATE = """%update (a: f32[100], b: f32[10], i: s32[]) -> f32[100] {
         ("%x = f32[100]{0:T(128)S(1)} negate(%near)", 0),
         ("%x = f32[4,25]{1,0:T(8,128)} bitcast(%p)", 0),
         ("%x = (f32[100]{0}, f32[100]{0}) tuple(%p, %p)", 0),
+        # What loops and branches hand on; what they do is left out.
+        ("%x = (s32[], f32[100]{0}) while(%p), condition=%c, body=%b", 0),
+        ("%x = f32[100]{0} conditional(%i, %p, %p), branch_computations={%a, %b}", 0),
         ("%x = f32[7]{0:T(128)} slice(%p), slice={[0:7]}", 28 + 28),
         ("%x = f32[7]{0} dynamic-slice(%near, %i), dynamic_slice_sizes={7}", 28),
         # To the chip's memory, whole and in part; the counters are no traffic.
