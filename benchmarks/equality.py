@@ -61,21 +61,24 @@ LAYOUTS = {
 """Arguments of `create_parallel`, by backend and mesh: data x space."""
 
 
-def train(name: str, size: tuple[int, int], parallel: Parallel) -> dict:
+def train(
+    name: str, size: tuple[int, int], parallel: Parallel, remat: bool = False
+) -> dict:
     """Losses, the first gradient and the last state of a few steps.
 
     Args:
         name: of `MODELS`.
         size: height and width of the images.
         parallel: the devices and the way to use them.
+        remat: whether activations are computed again for the gradient.
     """
     # In networks so narrow fsdp would split next to nothing.
     split_all = mock.patch.object(sharding, "LEAST_SPLIT", 8)
     with jax.enable_x64(True), split_all:
-        return _train(name, size, parallel)
+        return _train(name, size, parallel, remat)
 
 
-def _train(name, size, parallel):
+def _train(name, size, parallel, remat):
     model = create_model(
         name,
         CLASSES,
@@ -83,6 +86,7 @@ def _train(name, size, parallel):
         dtype="float64",
         param_dtype="float64",
         axis_name=parallel.axis_name,
+        remat=remat,
     )
     optimizer = optax.sgd(0.05, momentum=0.9)
     create = partial(_create, model, optimizer, image_shape=(*size, 3))

@@ -167,6 +167,24 @@ def test_smaller_batches_are_tried_without_a_search(plan_of):
     ]
 
 
+def test_a_search_that_ended_too_soon_says_nothing_of_small_batches(plan_of):
+    """A line through a guess led to 3, which does not fit; 2 does."""
+    compile_step = made_up(1000, 1000)
+    plan = plan_of(
+        lambda config, *args: (
+            compile_step(config, *args)
+            | ({"memory": None} if config.train.batch_size > 8 else {})
+        ),
+        limit=3500,
+        compilations=1,
+        **{"train.batch_size": 64, "model.remat": True},
+    )
+    largest = plan["largest_batch"]
+    assert largest["per_shard"] == 0 and largest["per_shard_too_large"] > 1
+    assert plan["cures"][-1]["changes"] == {"train.batch_size": 8}
+    assert plan["cures"][-1]["fits"]
+
+
 def test_space_is_tried_where_one_image_is_too_large(plan_of):
     plan = plan_of(made_up(1000, 4000), limit=2200, **{"model.remat": True})
     assert plan["largest_batch"]["per_shard"] == 0
