@@ -45,10 +45,9 @@ def parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         raise SystemExit(f"error: {error}") from None
     except (AttributeError, KeyError) as error:
-        while isinstance(error.args[0], Exception):  # ml_collections wraps them
-            error = error.args[0]
-        text = " ".join(error.args[0].split())
-        raise SystemExit(f"error: the config has no key {text}") from None
+        from jaxseg.cli.common import unknown_key
+
+        raise SystemExit(f"error: {unknown_key(error)}") from None
 
 
 if __name__ == "__main__":

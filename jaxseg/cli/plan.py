@@ -5,7 +5,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable
+from jaxseg.cli.common import add_command, check_writable, unknown_key
 
 DOES_NOT_FIT = 3
 """Exit status, for scripts that start a run only where it fits."""
@@ -145,10 +145,7 @@ def _read_config(path: str, overrides: list[str]):
     except flags.Error as error:
         raise ValueError(str(error)) from None
     except (AttributeError, KeyError) as error:
-        while isinstance(error.args[0], Exception):  # ml_collections wraps them
-            error = error.args[0]
-        text = " ".join(error.args[0].split())
-        raise ValueError(f"the config has no key {text}") from None
+        raise ValueError(unknown_key(error)) from None
     if others:
         raise ValueError(f"Unexpected arguments: {' '.join(others)}")
     return holder.value

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxseg.plan.topology import HOP_SECONDS, Topology
-from jaxseg.sharding import Parallel
 
 
 def bounds(
@@ -84,9 +83,16 @@ def bounds_on(
 
 
 def check_slices(
-    slices: Sequence[Topology], topology: Topology, parallel: Parallel
+    slices: Sequence[Topology], topology: Topology, *, data: int, fsdp: bool
 ) -> None:
-    """Raises a ValueError for slices that would run another program; see `bounds_on`."""
+    """Raises a ValueError for slices that would run another program; see `bounds_on`.
+
+    Args:
+        slices: to be predicted.
+        topology: that is compiled for.
+        data: devices there that the batch is split over.
+        fsdp: whether the state is, too.
+    """
     if not slices:
         return
     if any(other.chip != topology.chip or not other.chip for other in slices):
@@ -94,8 +100,7 @@ def check_slices(
             f"--slices: give slices of the chip of {topology.name}; for another chip "
             "the program is another one."
         )
-    data = parallel.mesh.shape["data"]
-    if parallel.fsdp or not 1 < data == topology.size:
+    if fsdp or not 1 < data == topology.size:
         raise ValueError(
             "--slices: only where all of at least two chips share the batch alone "
             "(parallel.space=1, fsdp=False) is the program the same on other slices."

@@ -72,7 +72,7 @@ def make_plan(
     parallel = create_parallel(**config.parallel, devices=topology.devices)
     shards = parallel.mesh.shape["data"]
     batch = config.train.batch_size
-    check_slices(slices, topology, parallel)
+    check_slices(slices, topology, data=shards, fsdp=parallel.fsdp)
     step = measure({})
     plan: dict[str, Any] = {
         "model": settings.model(config, num_classes),
