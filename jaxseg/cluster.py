@@ -93,26 +93,26 @@ def check_shared(folder: Path) -> None:
     """Raises a ValueError, in every process, unless all see the same folder.
 
     Args:
-        folder: made where it does not exist.
+        folder: absolute, the same in all. Where it does not exist yet the one that it
+            will be made in is looked at.
     """
     if jax.process_count() == 1:
         return
-    # A name that nobody has looked for yet: file systems remember what there was not.
-    number = int(process_allgather(np.random.default_rng().integers(1 << 31))[0])
-    sign = folder / f".process_0_{number}"
-    made = jax.process_index() == 0 and not folder.exists()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    number = np.random.default_rng().integers(1 << 31)
+    depth, number = process_allgather(np.array([len(existing.parts), number]))[0]
+    # A name that nobody has looked for: file systems remember for a while that there was
+    # none.
+    sign = Path(*folder.parts[:depth]) / f".jaxseg_{number}"
     if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         sign.touch()
     anywhere(False)  # waits for process 0
     missing = process_allgather(np.asarray(not sign.exists()))
     if jax.process_index() == 0:
         sign.unlink()
-        if made and missing.any():
-            folder.rmdir()
     if missing.any():
         raise ValueError(
-            f"What process 0 writes to {folder} is not seen "
+            f"What process 0 writes to {sign.parent} is not seen "
             f"{_on(np.flatnonzero(missing).tolist())}: the workdir must be in a folder "
             "that all hosts share."
         )

@@ -134,7 +134,7 @@ class _Run:
     def run(self, stop: StopSignal) -> dict[str, Any]:
         """See `run`; between two steps it looks whether there is a signal to stop."""
         config, steps = self.config.train, self.config.train.steps
-        cluster.check_shared(self.workdir)
+        cluster.check_shared(self.workdir.absolute())
         checkpoints = checkpoint.Checkpoints(self.workdir)
         largest = cluster.Largest(lag=IN_FLIGHT)
         with checkpoints:

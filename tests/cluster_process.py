@@ -92,7 +92,9 @@ def main():
         report["differing"] = str(error)
 
     try:
-        cluster.check_shared(folder / f"own_{process}")
+        own = folder / f"own_{process}"
+        own.mkdir()
+        cluster.check_shared(own)
     except ValueError as error:
         report["own"] = str(error)
 

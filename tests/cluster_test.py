@@ -196,7 +196,7 @@ def test_processes_of_different_configs_are_refused(pair, reports):
 def test_a_workdir_that_is_not_shared_is_refused(pair, reports):
     for number, report in enumerate(reports):
         assert f"own_{number} is not seen on process 1: the workdir" in report["own"]
-    assert not list(pair.glob("own_*"))
+    assert [list(folder.iterdir()) for folder in pair.glob("own_*")] == [[], []]
 
 
 def test_a_checkpoint_that_one_alone_cannot_read_stops_both(reports):

@@ -33,7 +33,8 @@ def test_four_devices_equal_one(name, layout, remat):
     parallel = create_parallel(**equality.LAYOUTS[layout])
     got = equality.train(name, SIZE, parallel, remat)
     for what, error in equality.differences(_one_device(name), got).items():
-        assert error < 1e-6, (what, error)
+        # The loss is of float32 logits.
+        assert error < (1e-6 if what == "loss" else 1e-12), (what, error)
 
 
 def test_a_device_needs_its_share_of_the_memory_of_an_image():

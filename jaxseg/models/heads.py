@@ -156,7 +156,8 @@ class ASPP(nn.Module):
             )
             return block(x, train=train)
 
-        mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=wide)
         pooled = conv(mean.astype(x.dtype), "pooled")
         branches = [conv(x, "point")]
         for i, rate in enumerate(self.rates, start=1):
