@@ -32,7 +32,6 @@ def program(plan):
     step, found = plan["step"], plan["largest_batch"]
     height, width, _ = plan["image_shape"]
     mesh = plan["parallel"]
-    searched = found["per_shard_too_large"] == found["per_shard"] + 1
     collectives = (
         f"{row['count']} {kind}, {row['bytes'] / 1e6:.1f} MB"
         for kind, row in step["collectives"].items()
@@ -43,13 +42,23 @@ def program(plan):
         f"{plan['topology']['name']}, {mesh['data']}x{mesh['space']}",
         plan["batch_size"] // mesh["data"],
         f"{step['bytes'] / 2**30:.2f} GiB",
-        f"{'' if searched else 'about '}{found['per_shard_expected']}",
+        _largest(found),
         f"{step['flops']:.3g}",
         f"{step['memory_traffic'] / 1e9:.1f} GB",
         "; ".join(collectives),
         f"{step['compile_seconds']:.0f} s",
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _largest(found):
+    """What a search has found, or where there was none what it would begin with."""
+    low, high = found["per_shard"], found["per_shard_too_large"]
+    if len(found["tried_bytes"]) == 1:
+        return f"about {found['per_shard_expected']}"
+    if high is None:
+        return f"at least {low}"
+    return str(low) if high == low + 1 else f"{low} to {high - 1}"
 
 
 def group(plans):
@@ -131,6 +140,13 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     plans = [json.loads(path.read_text()) for path in args.plans]
+    plans.sort(
+        key=lambda plan: (
+            plan["model"]["name"],
+            plan["image_shape"],
+            plan["topology"]["devices"],
+        )
+    )
     groups = group(plans)
     draw(groups, args.output)
     print(PROGRAMS, *map(program, plans), "", sep="\n")

@@ -72,9 +72,9 @@ def add(commands):
     parser.add_argument(
         "--compilations",
         type=int,
-        default=4,
+        default=6,
         metavar="N",
-        help="at most, to search the largest batch with (default: 4)",
+        help="at most, to search the largest batch with (default: 6)",
     )
     parser.add_argument(
         "--no-search", action="store_true", help="estimate the largest batch"

@@ -38,7 +38,7 @@ def make_plan(
     num_classes: int,
     image_shape: tuple[int, int, int],
     memory: int | None = None,
-    compilations: int = 4,
+    compilations: int = 6,
     slices: Sequence[Topology] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:

@@ -15,8 +15,11 @@ def largest_batch(
 
     Memory is nearly linear in the batch, `fixed + slope batch`, so each try is where a
     line meets the limit: from the largest batch that did fit to the smallest that did
-    not, or while all do, from `fixed` at 0. (A line through two that are close to each
-    other says little: near the limit compilers begin to save memory.)
+    not, or while all do, from `fixed` at 0.
+
+    But near the limit compilers begin to save memory. Where more fits than the line
+    said, the next try is a quarter more, or in the middle where it is known what does
+    not fit.
 
     Args:
         measure: maps a batch to the bytes it needs and whether it fits.
@@ -35,6 +38,7 @@ def largest_batch(
     batch = expected = first
     for _ in range(compilations):
         tried[batch], fits = measure(batch)
+        next_one = fits and batch == low + 1
         low, high = (max(low, batch), high) if fits else (low, batch)
         a, b = (low, high) if high else (0, low)
         slope = (tried[b] - tried[a]) / (b - a)
@@ -44,4 +48,8 @@ def largest_batch(
         if high == low + 1:
             break
         batch = max(expected, low + 1)
+        if high is None and low > first and (next_one or expected > low):
+            batch = max(batch, low + low // 4)
+        elif high and next_one:
+            batch = (low + high) // 2
     return low, high, expected
