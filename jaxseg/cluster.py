@@ -28,7 +28,7 @@ LEAVE_TIMEOUT_S = 15
 
 ADVICE = (
     "give --coordinator=HOST:PORT (of process 0), --num_processes and --process_id, or "
-    "none of them where JAX detects the cluster (TPU pod, GKE, Slurm, Open MPI)"
+    "none of them where JAX detects the cluster (TPU pod, GKE's TPUs, Slurm, Open MPI 4)"
 )
 
 

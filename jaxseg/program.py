@@ -58,6 +58,13 @@ class Program:
             ValueError: if the config asks for what there is not, or the images cannot
                 be split over the devices.
         """
+        channels = image_shape[2]
+        if any(len(values) not in (1, channels) for values in normalization.values()):
+            raise ValueError(
+                f"normalization={normalization} is not for images of {channels} "
+                "channels; for any number of them set --config.normalization.mean="
+                '"(127.0,)" and --config.normalization.std="(64.0,)".'
+            )
         self.model = settings.model(config, num_classes)
         accumulate_steps = config.optimizer.accumulate_steps
         # An update may take several batches; the schedule counts updates.

@@ -11,6 +11,10 @@ cd "$(dirname "$0")/.."
 all=${CUDA_VISIBLE_DEVICES:-$(seq --separator=, 0 $((${GPUS:-$(nvidia-smi --list-gpus | wc -l)} - 1)))}
 IFS=, read -ra visible <<<"$all"
 gpus=${GPUS:-${#visible[@]}}
+if ((gpus > ${#visible[@]})); then
+  echo "GPUS=$gpus, but CUDA_VISIBLE_DEVICES=$all has ${#visible[@]}" >&2
+  exit 2
+fi
 coordinator=127.0.0.1:${PORT:-8476}
 
 pids=()

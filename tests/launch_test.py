@@ -75,6 +75,7 @@ def test_one_host_keeps_to_the_gpus_that_it_may_use(tmp_path):
         "7"
     ]
     assert [line.split(":")[0] for line in started()] == ["0", "1", "2"]
+    assert started(GPUS="3", CUDA_VISIBLE_DEVICES="7,8") == []
 
 
 def _assert_within(part, whole, path=""):

@@ -460,6 +460,13 @@ def test_configs_that_cannot_be(config, tmp_path, key, value, message):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_normalization_for_other_channels_is_refused(config, tmp_path):
+    config.normalization.mean = config.normalization.std = (100.0, 90.0)
+    with pytest.raises(ValueError, match=r"not for images of 3 channels.*mean="):
+        trainer.run(config, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
 def _train_py(*arguments):
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 

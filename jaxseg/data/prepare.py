@@ -84,7 +84,7 @@ def _create_builder(
             f"{', '.join(known) or 'none'}"
         )
     if "root" in signature.parameters:
-        options = {"root": root, **options}
+        options = {"root": root and str(Path(root).expanduser()), **options}
     elif root:
         raise ValueError(
             f"data set {dataset!r} draws its own images; leave the root empty instead "

@@ -268,3 +268,9 @@ def test_builder_can_be_used_with_tfds_alone(tmp_path):
     assert len(records) == 3
     assert records[0]["image"].shape == (64, 64, 3)
     assert records[0]["label"].shape == (64, 64, 1)
+
+
+def test_a_root_may_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    with pytest.raises(ValueError, match=r"/me/street' is not a folder"):
+        create_source("folder", "train", root="~/street", prepared_dir=str(tmp_path))

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.encoders.layers import convolution, halve
+from jaxseg.models.encoders.geometry import convolution, halve
 from jaxseg.models.layers import Dtype, run_stage
 from jaxseg.ops.normalization import local_response_norm
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.encoders.layers import Stage
+from jaxseg.models.encoders.geometry import Stage
 from jaxseg.models.layers import Conv, Dropout, Dtype, run_stage
 
 _init = nn.initializers.truncated_normal(0.02)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.encoders.layers import ConvNorm, halve
+from jaxseg.models.encoders.geometry import ConvNorm, halve
 from jaxseg.models.layers import Dtype, batch_norm, run_stage
 from jaxseg.ops.normalization import local_response_norm
 from jaxseg.ops.pooling import max_pool_indices

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.encoders.layers import ConvNorm, Stage
+from jaxseg.models.encoders.geometry import ConvNorm, Stage
 from jaxseg.models.layers import Dtype, batch_norm, run_stage
 
 EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.encoders.layers import convolution, halve
+from jaxseg.models.encoders.geometry import convolution, halve
 
 
 def test_strided_convolutions_look_as_far_to_the_left_as_to_the_right():
