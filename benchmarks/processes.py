@@ -12,6 +12,7 @@ others have its losses to 1e-4.
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import socket
@@ -98,8 +99,12 @@ def kill(workdir: Path) -> None:
         f"Process 1 killed after step {max(losses(workdir))}. Process 0 ended "
         f"{seconds:.0f} s later with status {status}, and had said:\n"
     )
-    _, _, said = Path(f"{workdir}.0.log").read_text().partition("Terminating process")
-    said = f"Terminating process{said.partition('Check the task logs')[0]}"
+    # Whichever comes first: its own error or, by the heartbeat, JAX's.
+    log = Path(f"{workdir}.0.log").read_text()
+    said = re.search(
+        r"^error: .*|Terminating process[^\0]*?(?=Check the task)", log, re.M
+    )
+    said = log[-500:] if said is None else said[0]
     print(textwrap.indent(textwrap.fill(" ".join(said.split()), 80), "    ") + "\n")
     saved = sorted(
         int(x.name) for x in (workdir / "checkpoints").iterdir() if x.name.isdecimal()
