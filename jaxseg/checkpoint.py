@@ -1,5 +1,6 @@
 """Checkpoints of a run by Orbax: the state and the position in the data."""
 
+import itertools
 import logging
 import os
 import shutil
@@ -191,10 +192,10 @@ class Checkpoints:
         Of several processes all must ask for it.
         """
         source = self.directory / str(step)
-        target = self.directory.parent / f"corrupt_checkpoint_{step}"
-        earlier = len(list(target.parent.glob(f"{target.name}*")))
-        if earlier:
-            target = target.with_name(f"{target.name}_{earlier}")
+        name = f"corrupt_checkpoint_{step}"
+        names = itertools.chain([name], (f"{name}_{k}" for k in itertools.count(1)))
+        targets = (self.directory.parent / name for name in names)
+        target = next(path for path in targets if not path.exists())
         if jax.process_index() == 0:
             shutil.move(source, target)
         multihost_utils.sync_global_devices("set aside")

@@ -397,13 +397,15 @@ def test_weights_alone_are_no_run_to_go_on_with(config, finished, tmp_path):
 
 
 def test_checkpoints_set_aside_do_not_fall_into_each_other(tmp_path):
+    (tmp_path / "corrupt_checkpoint_20").mkdir()
+    (tmp_path / "corrupt_checkpoint_2_1").mkdir()
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         asides = []
         for _ in range(3):
             checkpoints.save(2, {"params": np.ones(3)}, {})
             checkpoints.wait()
             asides.append(checkpoints.set_aside(2).name)
-    assert asides == [f"corrupt_checkpoint_2{end}" for end in ("", "_1", "_2")]
+    assert asides == [f"corrupt_checkpoint_2{end}" for end in ("", "_2", "_3")]
     assert all((tmp_path / name / "state").is_dir() for name in asides)
 
 
