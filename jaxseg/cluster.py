@@ -247,21 +247,17 @@ def _started_alone() -> bool:
 
 def _check_alone() -> None:
     """Raises a ValueError where a launcher says that there are others."""
-    several = {
-        name: value
-        for name, alone in (
-            ("OMPI_COMM_WORLD_SIZE", "1"),
-            ("SLURM_STEP_NUM_TASKS", "1"),
-            ("JOB_COMPLETION_INDEX", "0"),
-        )
-        if (value := os.environ.get(name, alone)) != alone
-    }
-    if several:
-        name, value = next(iter(several.items()))
-        raise ValueError(
-            f"{name}={value}, so this is one process of several, but JAX cannot find "
-            f"the others; {ADVICE}."
-        )
+    for name, alone in (
+        ("OMPI_COMM_WORLD_SIZE", "1"),
+        ("SLURM_STEP_NUM_TASKS", "1"),
+        ("JOB_COMPLETION_INDEX", "0"),
+    ):
+        value = os.environ.get(name, alone)
+        if value != alone:
+            raise ValueError(
+                f"{name}={value}, so this is one process of several, but JAX cannot "
+                f"find the others; {ADVICE}."
+            )
 
 
 def _check_devices() -> None:
