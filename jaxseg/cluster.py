@@ -346,8 +346,9 @@ def _explained(error: Exception) -> Exception:
     ):
         return error
     return ConnectionError(
-        f"A computation of all processes failed in process {jax.process_index()}, most "
-        "likely because another process ended; its own output says why. The same "
+        f"A computation of all processes was broken off in process "
+        f"{jax.process_index()}, most likely because another one ended; the output of "
+        "that one may say why. The same "
         "command, in all processes, goes on from the last checkpoint. "
         f"({_first_line(error)})"
     )

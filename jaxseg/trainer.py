@@ -20,7 +20,7 @@ from jaxseg.program import Program
 from jaxseg.sharding import create_parallel
 from jaxseg.steps import Normalization, TrainState
 from jaxseg.weights.mapping import summary
-from jaxseg.workdir import find_step, start, write_metadata
+from jaxseg.workdir import METADATA, find_step, start, write_metadata
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the device: enough to keep it busy, few enough to stop."""
@@ -327,6 +327,8 @@ class _Run:
             if changes:
                 lines.append("since the last start the config has changed")
                 lines += [f"  {change}" for change in changes]
+        elif (self.workdir / METADATA).is_file():
+            lines.append("the workdir has no whole checkpoint: from the start again")
         return "\n".join(lines)
 
     def _summary(self, result: dict[str, Any]) -> str:

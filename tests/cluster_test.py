@@ -451,7 +451,7 @@ def test_a_process_that_failed_waits_for_the_others_so_long(capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (JaxRuntimeError("INTERNAL: gloo"), ConnectionError, "another process ended"),
+        (JaxRuntimeError("INTERNAL: gloo"), ConnectionError, "another one ended"),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: x"), JaxRuntimeError, "EXHAUSTED"),
         (ValueError("x"), ValueError, "x"),
     ],

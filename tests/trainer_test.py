@@ -332,6 +332,17 @@ def test_what_made_the_state_another_is_named(config, finished, key, value, culp
         trainer.run(config, str(finished))
 
 
+def test_a_run_without_a_whole_checkpoint_begins_again_and_says_so(
+    config, finished, tmp_path, capsys
+):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    config.train.steps = 1
+    trainer.run(config, str(tmp_path / "run"))
+    assert "no whole checkpoint: from the start" in capsys.readouterr().out
+    assert {line["step"] for line in _metrics(tmp_path / "run")} == {1}
+
+
 def test_what_changed_since_the_last_start_is_said(config, finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     trainer.run(config, str(tmp_path / "run"))
