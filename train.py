@@ -18,8 +18,8 @@ CLUSTER = (  # of several processes; see docs/pods.md
 
 def main(argv: list[str]) -> None:
     """Hands the flags to the trainer, and its errors to the user."""
-    from jaxseg import cluster, trainer
-    from jaxseg.compilation import enable_compilation_cache
+    from jaxseg.parallel import distributed, trainer
+    from jaxseg.parallel.compilation import enable_compilation_cache
 
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     try:
         given = {flag.name: flag.value for flag in CLUSTER if flag.value is not None}
-        cluster.connect(**given)
+        distributed.connect(**given)
         trainer.run(CONFIG.value, WORKDIR.value)
     except trainer.Interrupted as stop:
         print(stop)

@@ -22,18 +22,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import inference, workdir
+from jaxseg import load
 from jaxseg.data.images import read_image
+from jaxseg.inference import scorers
 from jaxseg.ops.crf import PRESETS, dense_crf
-from jaxseg.steps import Normalization
 
 
 def probabilities(path, images):
     """Of the trained model, [H, W, K] for each image."""
-    model, variables, metadata = workdir.load(path)
-    score = inference.network(model, Normalization(**metadata["normalization"]))
-    if metadata["image_size"] is not None:
-        score = inference.resized(score, tuple(metadata["image_size"]))
+    model, variables, metadata = load(path)
+    score = scorers.network(model, metadata.normalization)
+    if metadata.image_size is not None:
+        score = scorers.resized(score, tuple(metadata.image_size))
     predict = jax.jit(lambda image: jax.nn.softmax(score(variables, image[None])[0]))
     return [predict(image) for image in images]
 

@@ -26,11 +26,12 @@ import jax
 import numpy as np
 import optax
 
-from jaxseg import sharding
 from jaxseg.losses import cross_entropy
 from jaxseg.models import create_model
-from jaxseg.sharding import Parallel, create_parallel
-from jaxseg.steps import Normalization, TrainState, create_state, train_step
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.parallel import mesh as mesh_module
+from jaxseg.parallel.mesh import Parallel, create_parallel
+from jaxseg.training.step import TrainState, create_state, train_step
 
 STEPS, SAMPLES, CLASSES = 3, 4, 3
 SIZES = ((68, 40), (64, 40))
@@ -38,10 +39,10 @@ SMALL_VGG = {"widths": (3, 4, 4, 5, 5), "depths": (1, 1, 1, 1, 1)}
 SMALL_RESNET = {"width": 4, "depths": (1, 1, 1, 1)}
 MODELS = {
     "segnet": {"width": 4, "depths": (1, 2, 1, 1), "dropout": 0.5},
-    "fcn8s": {"encoder_parts": SMALL_VGG, "hidden": 8},
+    "fcn8s": {"encoder_kwargs": SMALL_VGG, "hidden": 8},
     "unet": {"width": 2, "levels": 3, "norm": True},
     "deeplab_v3plus": {
-        "encoder_parts": SMALL_RESNET,
+        "encoder_kwargs": SMALL_RESNET,
         "multi_grid": (2,),
         "width": 4,
         "low_level": 3,
@@ -73,7 +74,7 @@ def train(
         remat: whether activations are computed again for the gradient.
     """
     # In networks so narrow fsdp would split next to nothing.
-    split_all = mock.patch.object(sharding, "LEAST_SPLIT", 8)
+    split_all = mock.patch.object(mesh_module, "LEAST_SPLIT", 8)
     with jax.enable_x64(True), split_all:
         return _train(name, size, parallel, remat)
 

@@ -27,7 +27,7 @@ from jaxseg.models import (
     list_skips,
     list_upsamplers,
 )
-from jaxseg.models.parts import describe
+from jaxseg.models.components import describe
 from jaxseg.models.registry import MODELS
 from jaxseg.models.unet import valid_size
 

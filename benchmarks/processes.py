@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS, SAVE_EVERY, KILL_AFTER = 12, 4, 6
 FLAGS = (
     f"--config={ROOT}/configs/shapes.py",
-    "--config.model.parts.width=4",
+    "--config.model.kwargs.width=4",
     "--config.data.image_size=(32, 32)",
     # AdamW would make more of differences by rounding.
     "--config.optimizer.name=sgd",

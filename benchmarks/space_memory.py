@@ -15,8 +15,8 @@ import jax
 
 from configs import default
 from jaxseg.losses import cross_entropy
-from jaxseg.program import Program
-from jaxseg.sharding import create_parallel
+from jaxseg.parallel.mesh import create_parallel
+from jaxseg.training.setup import TrainingSetup
 from jaxseg.weights.mapping import IMAGENET
 
 SIZE, CLASSES = (2048, 4096), 19
@@ -34,7 +34,7 @@ def step_memory(name: str, size: tuple[int, int], devices: int) -> tuple[float, 
     config = default.get_config()
     config.model.name = name
     config.train.batch_size = 1
-    program = Program(
+    program = TrainingSetup(
         config,
         create_parallel(data=1, space=devices),
         num_classes=CLASSES,

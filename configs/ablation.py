@@ -37,9 +37,9 @@ def get_config(part: str = "concat"):
         raise ValueError(f"Unknown part {part!r}. Known: {', '.join(PARTS)}.")
     config = default.get_config()
     config.model.name = "encoder_decoder"
-    config.model.parts = {
+    config.model.kwargs = {
         "encoder": "vgg16_bn",
-        "encoder_parts": {"widths": (16, 32, 64, 128), "depths": (2, 2, 2, 2)},
+        "encoder_kwargs": {"widths": (16, 32, 64, 128), "depths": (2, 2, 2, 2)},
         **PARTS[part],
     }
 

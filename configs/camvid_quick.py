@@ -16,9 +16,9 @@ def get_config():
     """See above."""
     config = default.get_config()
     config.model.name = "encoder_decoder"
-    config.model.parts = {
+    config.model.kwargs = {
         "encoder": "resnet18",
-        "encoder_parts": {"width": 32},
+        "encoder_kwargs": {"width": 32},
         "skip": "concat",
         "upsampler": "bilinear",
         "widths": (128, 64, 32, 32),

@@ -20,7 +20,7 @@ def get_config():
     """See above."""
     config = default.get_config()
     config.model.name = "deeplab_v3plus"
-    config.model.parts = {"encoder": "resnet50", "output_stride": 16}
+    config.model.kwargs = {"encoder": "resnet50", "output_stride": 16}
 
     config.data.dataset = "camvid"
     config.augment.scale = (0.5, 2.0)

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
     config.model.param_dtype = "float32"  # of the parameters
     config.model.remat = False  # recompute activations for the gradient: less memory
-    config.model.parts = ConfigDict()  # what else the model takes: width, dropout, ...
+    config.model.kwargs = ConfigDict()  # what else the model takes: width, dropout, ...
 
     # jaxseg.data.create_source
     config.data = ConfigDict()
@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.augment.saturation = 0.0  # likewise
     config.augment.hue = 0.0  # largest turn, share of the colour circle
 
-    # jaxseg.steps.Normalization: (x - mean) / std on pixels in 0..255, one a channel.
+    # jaxseg.training.step.Normalization: (x - mean) / std on pixels in 0..255, one a channel.
     # None: as the weights of init_from had it, or else ImageNet's, RGB.
     config.normalization = ConfigDict()
     config.normalization.mean = config_dict.placeholder(tuple)
@@ -56,9 +56,9 @@ def get_config() -> ConfigDict:
     config.loss.denominator = "pixels"  # pixels (caffe-segnet), weights (PyTorch), none
     config.loss.label_smoothing = 0.0
     config.loss.logits_dtype = "float32"  # that it is given; bfloat16: half the memory
-    config.loss.parts = 1  # of the columns, one at a time: less memory for its float32
+    config.loss.chunks = 1  # of the columns, one at a time: less memory for its float32
 
-    # jaxseg.optimizer.create_schedule; its `steps` are those of config.train
+    # jaxseg.training.optimizer.create_schedule; its `steps` are those of config.train
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # constant, step, poly or cosine
     config.schedule.learning_rate = 1e-3  # at the top
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     config.schedule.every = 0  # of step: updates between decays, instead
     config.schedule.decay = 0.1  # of step: factor of each decay
 
-    # jaxseg.optimizer.create_optimizer
+    # jaxseg.training.optimizer.create_optimizer
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # sgd or adamw
     config.optimizer.momentum = 0.9  # of SGD; beta 1 of AdamW
@@ -95,12 +95,12 @@ def get_config() -> ConfigDict:
     )
     config.eval.overlays = 4  # validation images shown as training goes
 
-    # jaxseg.checkpoint.Checkpoints.restore_latest
+    # jaxseg.checkpoints.manager.CheckpointManager.restore_latest
     config.checkpoint = ConfigDict()
     config.checkpoint.fallback = False  # go on from the one before a corrupt latest
     config.checkpoint.accept_batch_size = False  # go on with another than it had
 
-    # jaxseg.sharding.create_parallel
+    # jaxseg.parallel.mesh.create_parallel
     config.parallel = ConfigDict()
     config.parallel.backend = "jit"  # jit, shard_map or pmap: same losses
     config.parallel.data = -1  # devices that share a batch; -1: all

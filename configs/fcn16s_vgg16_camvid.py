@@ -16,6 +16,6 @@ def get_config():
     config = fcn32s_vgg16_camvid.get_config()
     config.model.name = "fcn16s"
     with config.unlocked():
-        config.model.parts.learned = True
+        config.model.kwargs.learned = True
     config.schedule.learning_rate = 1e-6
     return config.lock()

@@ -5,7 +5,7 @@
         --config.init_from=bvlc_alexnet.caffemodel --config.init_head=new
 
 With torchvision's weights the encoder is another:
-`--config.model.parts.encoder=alexnet_torchvision` and alexnet-owt-7be5be79.pth.
+`--config.model.kwargs.encoder=alexnet_torchvision` and alexnet-owt-7be5be79.pth.
 Otherwise as `fcn32s_vgg16_camvid.py`.
 """
 
@@ -15,6 +15,6 @@ from configs import fcn32s_vgg16_camvid
 def get_config():
     """See above."""
     config = fcn32s_vgg16_camvid.get_config()
-    config.model.parts.encoder = "alexnet"
+    config.model.kwargs.encoder = "alexnet"
     config.schedule.learning_rate = 1e-3
     return config

@@ -6,7 +6,7 @@
 
 The learning rate is 1e-5, as in common notes on training FCN; the paper prints 5e-5
 (`--config.schedule.learning_rate=5e-5`). With torchvision's weights the encoder is
-another: `--config.model.parts.encoder=googlenet_bn` and googlenet-1378be20.pth.
+another: `--config.model.kwargs.encoder=googlenet_bn` and googlenet-1378be20.pth.
 Otherwise as `fcn32s_vgg16_camvid.py`.
 """
 
@@ -16,6 +16,6 @@ from configs import fcn32s_vgg16_camvid
 def get_config():
     """See above."""
     config = fcn32s_vgg16_camvid.get_config()
-    config.model.parts.encoder = "googlenet"
+    config.model.kwargs.encoder = "googlenet"
     config.schedule.learning_rate = 1e-5
     return config

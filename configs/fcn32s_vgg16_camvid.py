@@ -26,7 +26,7 @@ def get_config():
     """See above."""
     config = default.get_config()
     config.model.name = "fcn32s"
-    config.model.parts = {"encoder": "vgg16"}
+    config.model.kwargs = {"encoder": "vgg16"}
 
     config.data.dataset = "camvid"
 

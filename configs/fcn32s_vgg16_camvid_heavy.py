@@ -22,7 +22,7 @@ def get_config():
     """See above."""
     config = fcn32s_vgg16_camvid.get_config()
     with config.unlocked():
-        config.model.parts.geometry = "released"
+        config.model.kwargs.geometry = "released"
     config.augment.flip = 0.0
     config.loss.denominator = "none"
     config.schedule.learning_rate = 1e-10

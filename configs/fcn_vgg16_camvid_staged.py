@@ -11,7 +11,7 @@ holds for all of them, but for the keys below.
 
 from configs import fcn32s_vgg16_camvid
 
-REFINED = {"model.parts.learned": True, "schedule.learning_rate": 1e-6}
+REFINED = {"model.kwargs.learned": True, "schedule.learning_rate": 1e-6}
 
 
 def get_config():

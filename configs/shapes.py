@@ -11,7 +11,7 @@ from configs import default
 def get_config():
     """See above."""
     config = default.get_config()
-    config.model.parts = {"width": 16, "depths": (2, 2, 2)}
+    config.model.kwargs = {"width": 16, "depths": (2, 2, 2)}
     config.schedule.learning_rate = 5e-3
     config.schedule.warmup_steps = 20
     config.train.batch_size = 16

@@ -7,7 +7,7 @@ images of cells; this one is AdamW with a cosine.
     python train.py --config configs/unet_camvid.py --workdir runs/unet \
         --config.data.root=/path/to/camvid --config.model.dtype=bfloat16
 
-What do its skips bring? `--config.model.parts.skip=none`.
+What do its skips bring? `--config.model.kwargs.skip=none`.
 Hardware: meant for one GPU of 24 GB or more.
 """
 
@@ -18,7 +18,7 @@ def get_config():
     """See above."""
     config = default.get_config()
     config.model.name = "unet"
-    config.model.parts = {"norm": True, "skip": "concat"}
+    config.model.kwargs = {"norm": True, "skip": "concat"}
 
     config.data.dataset = "camvid"
     config.augment.scale = (0.75, 1.5)

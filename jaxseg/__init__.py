@@ -3,6 +3,7 @@
 Letters in shapes: B batch, H and W pixels, C channels, K classes.
 """
 
+from jaxseg.checkpoints.run import load, save
 from jaxseg.models import (
     create_model,
     list_blocks,
@@ -11,7 +12,6 @@ from jaxseg.models import (
     list_skips,
     list_upsamplers,
 )
-from jaxseg.workdir import load, save
 
 __all__ = [
     "create_model",

@@ -7,7 +7,7 @@ import pytest
 
 from configs import ablation, default, fcn_vgg16_camvid_staged
 from jaxseg.models import create_model
-from jaxseg.optimizer import create_optimizer, create_schedule
+from jaxseg.training.optimizer import create_optimizer, create_schedule
 
 CONFIGS = Path(default.__file__).parent
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
@@ -51,8 +51,8 @@ def test_the_staged_config_is_the_three_configs():
 def test_ablations_differ_in_one_part(part):
     config = ablation.get_config(part)
     _check(config)
-    parts = config.model.parts.to_dict()
-    base = ablation.get_config("bilinear").model.parts.to_dict()
+    parts = config.model.kwargs.to_dict()
+    base = ablation.get_config("bilinear").model.kwargs.to_dict()
     different = {key for key in base if base[key] != parts[key]}
     assert len(different) == (0 if part in ("bilinear", "none") else 1)
 

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.weights.mapping import convert, unflatten
+from jaxseg.utils.trees import unflatten
+from jaxseg.weights.mapping import convert
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)

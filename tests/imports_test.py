@@ -5,70 +5,63 @@ from pathlib import Path
 
 import jaxseg
 
-LAYERS = (
-    ("cli",),
-    ("trainer", "report", "plan"),
-    ("program",),
-    ("settings", "jobs", "exporter"),
-    ("workdir", "evaluator", "predictor", "tiled_predictor", "scorecard"),
-    ("inference",),
-    ("steps", "checkpoint", "logbook", "visualize", "heatmap"),
-    ("losses", "metrics", "optimizer", "sharding"),
-    ("cluster", "compilation", "interrupt"),
-    ("weights",),
-    ("models",),
-    ("ops",),
-)
-"""Top first. `data` stands beside them: the upper layers use it, it uses none."""
+BOTTOM = frozenset({"utils"})
+DATA = BOTTOM | {"data"}
+MODELS = BOTTOM | {"ops", "metadata", "models"}
 
-RANK = {room: i for i, layer in enumerate(LAYERS) for room in layer}
+ALLOWED = {
+    "utils": frozenset(),
+    "data": BOTTOM,
+    "losses": BOTTOM,
+    "ops": BOTTOM,
+    "metrics": BOTTOM | {"ops"},
+    "parallel": BOTTOM | {"ops"},
+    "metadata": BOTTOM | {"ops"},
+    "models": MODELS,
+    "weights": MODELS | DATA,
+    "visualization": MODELS | DATA | {"metrics"},
+    "checkpoints": MODELS | DATA | {"parallel", "weights"},
+    "inference": MODELS | DATA | {"metrics", "parallel", "visualization"},
+}
+"""What each package may import from the others."""
+ALLOWED["training"] = frozenset(ALLOWED)
+ALLOWED["plan"] = frozenset(ALLOWED)
+ALLOWED["cli"] = frozenset(ALLOWED)
+
 ROOT = Path(jaxseg.__file__).parent
 
 
-def _room(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+def _package(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
 
 
 def _imports():
-    """Pairs of a file and a room of jaxseg that it imports."""
+    """Pairs of a file and a package of jaxseg that it imports."""
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "jaxseg":
                 for alias in node.names:
                     yield path.relative_to(ROOT), alias.name
             elif isinstance(node, ast.ImportFrom) and node.module.startswith("jaxseg."):
-                yield path.relative_to(ROOT), _room(node.module)
+                yield path.relative_to(ROOT), _package(node.module)
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     if alias.name.startswith("jaxseg."):
-                        yield path.relative_to(ROOT), _room(alias.name)
-
-
-def _home(path: Path) -> str:
-    return path.parts[0].removesuffix(".py")
+                        yield path.relative_to(ROOT), _package(alias.name)
 
 
 def test_imports_point_downward():
     wrong = []
     for path, target in _imports():
-        home = _home(path)
-        if home in ("__init__", target):
-            continue
-        for room in {home, target} - {"data"}:
-            assert room in RANK, f"{room} is in no layer"
-        if target == "data":
-            allowed = RANK[home] <= RANK["evaluator"]
-        elif home == "data":
-            allowed = False
-        else:
-            # `steps` serves its own layer: a checkpoint is one of a TrainState.
-            allowed = RANK[home] < RANK[target] or (home, target) == (
-                "checkpoint",
-                "steps",
-            )
-        if not allowed:
+        home = path.parts[0].removesuffix(".py")
+        if home not in ("__init__", target) and target not in ALLOWED[home]:
             wrong.append(f"{path} imports {target}")
     assert not wrong
+
+
+def test_every_package_has_its_place():
+    packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert packages | {"metadata"} == set(ALLOWED)
 
 
 def test_data_knows_neither_jax_nor_tensorflow():
@@ -81,3 +74,4 @@ def test_data_knows_neither_jax_nor_tensorflow():
                 names = [node.module]
             for name in names:
                 assert name.split(".")[0] not in ("jax", "flax", "tensorflow"), path
+                assert not name.startswith("jaxseg.utils.trees"), path

@@ -38,10 +38,10 @@ def add_workdir(parser):
     )
 
 
-def open_workdir(args) -> tuple[Any, Any, dict[str, Any]]:
+def open_workdir(args) -> tuple[Any, Any, Any]:
     """Model, variables and metadata of the workdir and checkpoint that are asked for."""
-    from jaxseg.compilation import enable_compilation_cache
-    from jaxseg.workdir import METADATA, load
+    from jaxseg.checkpoints.run import METADATA, load
+    from jaxseg.parallel.compilation import enable_compilation_cache
 
     enable_compilation_cache()
     workdir = Path(args.workdir)
@@ -59,7 +59,7 @@ def open_split(args, metadata):
     """The split to score on, which must have the classes of the network."""
     from jaxseg.data import create_source
 
-    arguments = dict(metadata["data"])
+    arguments = dict(metadata.data)
     if args.data_root is not None:
         arguments["root"] = args.data_root
     if arguments["root"] and not Path(arguments["root"]).is_dir():
@@ -67,9 +67,9 @@ def open_split(args, metadata):
             f"The data set is not there: {arguments['root']} is no folder. Say by "
             "--data-root where it is."
         )
-    args.split = args.split or metadata["val_split"]
+    args.split = args.split or metadata.val_split
     source = create_source(split=args.split, **arguments)
-    ours, theirs = tuple(metadata["class_names"]), source.info.class_names
+    ours, theirs = metadata.class_names, source.info.class_names
     # A set whose last classes happen not to occur still means the same by its labels.
     if theirs != ours[: len(theirs)]:
         raise ValueError(

@@ -63,8 +63,8 @@ class Run:
 
 def run(args) -> int:
     """Does what `add` describes."""
-    from jaxseg.data.prepare import write_atomically
     from jaxseg.metrics import paired_bootstrap
+    from jaxseg.utils.files import write_atomically
 
     if len(args.runs) < 2:
         raise ValueError("Give two runs or more to compare.")
@@ -106,7 +106,7 @@ def _open(name: str) -> Run:
     """Reads a run's counts, and puts its images in the order of their names."""
     import numpy as np
 
-    from jaxseg.scorecard import load_counts
+    from jaxseg.inference.image_metrics import load_counts
 
     path = Path(name)
     if not path.exists():

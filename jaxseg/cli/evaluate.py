@@ -60,9 +60,9 @@ def add(commands):
 
 def run(args) -> int:
     """Does what `add` describes."""
-    from jaxseg.data.prepare import write_atomically
+    from jaxseg.inference.image_metrics import ImageMetrics
     from jaxseg.metrics import format_table
-    from jaxseg.scorecard import Scorecard
+    from jaxseg.utils.files import write_atomically
 
     unknown = sorted(set(args.metrics) - set(METRICS))
     if unknown:
@@ -79,7 +79,7 @@ def run(args) -> int:
         check_writable(args.save_predictions)
     source = open_split(args, metadata)
     print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
-    card = Scorecard(
+    card = ImageMetrics(
         source,
         metadata,
         boundary="boundary" in args.metrics,
@@ -91,13 +91,11 @@ def run(args) -> int:
         scoring, source, watch=card.add, calibrate="calibration" in args.metrics
     )
     seconds = time.perf_counter() - began
-    result = confusion.compute(
-        metadata["class_names"], absent=metadata["eval"]["absent"]
-    )
+    result = confusion.compute(metadata.class_names, absent=metadata.absent)
     report = {
-        "model": metadata["model"]["name"],
+        "model": metadata.model_name,
         "scoring": scoring.description,
-        "step": metadata["step"],
+        "step": metadata.step,
         "split": args.split,
         "images": len(source),
         "seconds": seconds,

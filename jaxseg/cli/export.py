@@ -55,19 +55,24 @@ def run(args) -> int:
     """Does what `add` describes."""
     from jax import export
 
-    from jaxseg.exporter import export_network, verify, write
+    from jaxseg.inference.export import DynamicShapeError, export_network, verify, write
 
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; give --output a file's name.")
     network = open_workdir(args)
     check_writable(args.output.parent)
-    exported = export_network(
-        *network,
-        platforms=args.platforms,
-        batch=args.batch,
-        size=args.size,
-        output=args.output_kind,
-    )
+    try:
+        exported = export_network(
+            *network,
+            platforms=args.platforms,
+            batch=args.batch,
+            size=args.size,
+            output=args.output_kind,
+        )
+    except DynamicShapeError as error:
+        flags = {"size": "--size HxW", "batch": "--batch N"}
+        advice = ", and if that is not enough ".join(flags[x] for x in error.missing)
+        raise ValueError(f"{error}. Add {advice}.") from error
     here = export.default_export_platform()
     if here in args.platforms:
         # What is checked is what a reader of the file will have.

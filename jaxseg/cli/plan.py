@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, unknown_key
+from jaxseg.training.config import dataset_kwargs
 
 DOES_NOT_FIT = 3
 """Exit status, for scripts that start a run only where it fits."""
@@ -93,10 +94,10 @@ def run(args) -> int:
 
     import jax
 
-    from jaxseg.data.prepare import write_atomically
     from jaxseg.plan.planner import make_plan
-    from jaxseg.plan.report import describe
+    from jaxseg.plan.report import format_plan
     from jaxseg.plan.topology import GIB, open_topology, parse_topology
+    from jaxseg.utils.files import write_atomically
 
     if args.output is not None:
         check_writable(args.output.parent)
@@ -114,7 +115,7 @@ def run(args) -> int:
         compilations=0 if args.no_search else args.compilations,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(describe(plan))
+    print(format_plan(plan))
     if args.output is not None:
         made = {
             "config": [args.config, *args.overrides],
@@ -153,11 +154,12 @@ def _read_config(path: str, overrides: list[str]):
 
 def _stage(config, name: str | None):
     """The config itself, or that of one of its stages."""
-    from jaxseg.settings import stages
 
     if not config.stages:
         return config
-    known = {folder.name: stage for stage, folder in stages(config, Path())}
+    from jaxseg.training.config import split_stages
+
+    known = {folder.name: stage for stage, folder in split_stages(config, Path())}
     if name not in known:
         raise ValueError(
             f"The config has stages, and one is planned at a time: give --stage one of "
@@ -168,7 +170,7 @@ def _stage(config, name: str | None):
 
 def _images(config, classes: int | None, size: tuple[int, int] | None):
     """The number of classes and the (H, W, C) of training images, as in a run."""
-    from jaxseg import data, settings
+    from jaxseg import data
 
     fixed = config.augment.crop_px or config.data.image_size
     if fixed and size and tuple(fixed) != size:
@@ -181,7 +183,7 @@ def _images(config, classes: int | None, size: tuple[int, int] | None):
         return classes, (*size, 3)
     try:
         source = data.create_source(
-            split=config.data.train_split, **settings.dataset(config)
+            split=config.data.train_split, **dataset_kwargs(config)
         )
     except (ValueError, OSError) as error:
         raise ValueError(

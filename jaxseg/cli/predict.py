@@ -50,9 +50,9 @@ def run(args) -> int:
     import jax
 
     from jaxseg.data.images import expect_large_images
-    from jaxseg.jobs import plan_jobs, predict_file
+    from jaxseg.inference.files import find_input_files, predict_file
 
-    jobs = plan_jobs(args.paths, args.output, args.uncertainty)
+    jobs = find_input_files(args.paths, args.output, args.uncertainty)
     scoring = open_scoring(args)
     if scoring.tiling is not None:
         expect_large_images()
@@ -80,12 +80,12 @@ def run(args) -> int:
 
 
 def _create_predictor(scoring: Scoring):
-    from jaxseg.predictor import Predictor
-    from jaxseg.tiled_predictor import TiledPredictor
+    from jaxseg.inference.predictor import Predictor
+    from jaxseg.inference.tiled import TiledPredictor
 
     if scoring.tiling is not None:
         arguments = scoring.scorer, scoring.variables, scoring.metadata
         return TiledPredictor(*arguments, **scoring.tiling)
-    metadata = scoring.metadata | {"image_size": scoring.image_size}
+    metadata = scoring.metadata.replace(image_size=scoring.image_size)
     arguments = scoring.scorer, scoring.variables, metadata, scoring.refine
     return Predictor(*arguments, space=scoring.space)

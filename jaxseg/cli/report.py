@@ -40,9 +40,10 @@ def add(commands):
 
 def run(args) -> int:
     """Does what `add` describes."""
-    from jaxseg.data.prepare import write_atomically
-    from jaxseg.report import read_log, render
-    from jaxseg.scorecard import Scorecard, load_counts
+    from jaxseg.inference.image_metrics import ImageMetrics, load_counts
+    from jaxseg.training.metric_writer import read_metrics
+    from jaxseg.utils.files import write_atomically
+    from jaxseg.visualization.report import render
 
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; give --output a file's name.")
@@ -55,22 +56,20 @@ def run(args) -> int:
     # On disk, for which images are shown is known only when all have been seen.
     with tempfile.TemporaryDirectory() as folder:
         predictions, counts = Path(folder, "predictions"), Path(folder, "counts.npz")
-        card = Scorecard(source, metadata, predictions=predictions)
+        card = ImageMetrics(source, metadata, predictions=predictions)
         confusion, calibration = score_split(
             scoring, source, watch=card.add, calibrate=True
         )
         card.save(counts)
         about, by_image = load_counts(counts)
         images, names = by_image["iou"], about["images"]
-        scores = confusion.compute(
-            metadata["class_names"], absent=metadata["eval"]["absent"]
-        )
+        scores = confusion.compute(metadata.class_names, absent=metadata.absent)
         boundary = _boundary(scoring, source, scores, Path(args.workdir))
         page = render(
-            f"{Path(args.workdir).resolve().name}, step {metadata['step']}",
+            f"{Path(args.workdir).resolve().name}, step {metadata.step}",
             _facts(scoring, source, scores, calibration, images, boundary),
-            without_nan(metadata),
-            log=read_log(args.workdir),
+            metadata,
+            log=read_metrics(args.workdir),
             confusion=confusion,
             images=images,
             names=names,
@@ -129,7 +128,7 @@ def _examples(source, predictions, images):
     import numpy as np
     from PIL import Image
 
-    from jaxseg.report import Example, choose
+    from jaxseg.visualization.report import Example, choose
 
     miou = images.miou()
     for kind, place in choose(images):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from jaxseg.cli.common import add_workdir, open_workdir
+from jaxseg.metadata import RunMetadata
 
 TILE_OVERLAP = 0.5
 
@@ -29,7 +30,7 @@ class Scoring:
 
     scorer: Any
     variables: Any
-    metadata: dict[str, Any]
+    metadata: RunMetadata
     image_size: tuple[int, int] | None
     refine: Any
     description: str
@@ -39,11 +40,11 @@ class Scoring:
     @property
     def of_images(self) -> Any:
         """The scorer of whole images."""
-        from jaxseg import inference
+        from jaxseg.inference import scorers
 
         if self.tiling is None:
             return self.scorer
-        return inference.tiles(self.scorer, **self.tiling)
+        return scorers.tiles(self.scorer, **self.tiling)
 
 
 def add_scoring(parser: ArgumentParser) -> None:
@@ -94,8 +95,7 @@ def open_scoring(args: Namespace) -> Scoring:
     """Opens the workdir and puts together what the options ask for."""
     import jax
 
-    from jaxseg import inference
-    from jaxseg.steps import Normalization
+    from jaxseg.inference import scorers
 
     if not 1 <= args.space <= jax.device_count():
         raise ValueError(
@@ -108,31 +108,30 @@ def open_scoring(args: Namespace) -> Scoring:
             "one of them."
         )
     model, variables, metadata = open_workdir(args)
-    normalization = Normalization(**metadata["normalization"])
-    size = metadata["image_size"]
+    normalization = metadata.normalization
     scoring = Scoring(
-        scorer=inference.network(model, normalization),
+        scorer=scorers.network(model, normalization),
         variables=variables,
         metadata=metadata,
-        image_size=size and tuple(size),
+        image_size=metadata.image_size,
         refine=None,
-        description=f"{metadata['model']['name']}, step {metadata['step']}",
+        description=f"{metadata.model_name}, step {metadata.step}",
         space=args.space,
     )
     if args.dropout_samples is not None:
-        scorer = inference.dropout_samples(model, normalization, args.dropout_samples)
+        scorer = scorers.dropout_samples(model, normalization, args.dropout_samples)
         scoring = _with(scoring, f"{args.dropout_samples} dropout masks", scorer=scorer)
     if args.tta:
-        scorer = inference.views(scoring.scorer)
+        scorer = scorers.test_time_augmentation(scoring.scorer)
         scoring = _with(scoring, "six views", scorer=scorer)
     if args.ensemble:
         scoring = _ensemble(scoring, args)
     if args.crf is not None:
-        if metadata["channels"] != 3:
+        if metadata.channels != 3:
             raise ValueError("--crf needs images in colour, and these are not.")
         scoring = _with(scoring, f"CRF of {args.crf}", refine=_crf(args.crf))
     if args.tile is not None:
-        scoring = _tiled(scoring, args.tile, inference.context(model))
+        scoring = _tiled(scoring, args.tile, scorers.context(model))
     return scoring
 
 
@@ -151,16 +150,16 @@ def score_split(scoring: Scoring, source: Any, *, watch: Any, calibrate: bool):
     import jax
     from tqdm import tqdm
 
-    from jaxseg.evaluator import Evaluator
-    from jaxseg.sharding import create_parallel
+    from jaxseg.inference.evaluator import Evaluator
+    from jaxseg.parallel.mesh import create_parallel
 
-    batch_size = scoring.metadata["eval"]["batch_size"]
+    batch_size = scoring.metadata.eval_batch_size
     # The figures do not depend on the devices, so take those the batch divides by.
     space = scoring.space
     devices = math.gcd(batch_size, max(jax.device_count() // space, 1))
     evaluate = Evaluator(
         scoring.of_images,
-        num_classes=len(scoring.metadata["class_names"]),
+        num_classes=scoring.metadata.num_classes,
         batch_size=batch_size,
         parallel=create_parallel(data=devices, space=space),
         image_size=scoring.image_size,
@@ -181,13 +180,13 @@ def _with(scoring: Scoring, description: str, **changes) -> Scoring:
 
 
 def _ensemble(scoring: Scoring, args: Namespace) -> Scoring:
-    from jaxseg import inference
-    from jaxseg.workdir import load
+    from jaxseg.checkpoints.run import load
+    from jaxseg.inference import scorers
 
     steps = args.ensemble
-    variables = inference.stack([load(args.workdir, step)[1] for step in steps])
-    scorer = inference.ensemble(scoring.scorer)
-    scoring = replace(scoring, description=scoring.metadata["model"]["name"])
+    variables = scorers.stack([load(args.workdir, step)[1] for step in steps])
+    scorer = scorers.ensemble(scoring.scorer)
+    scoring = replace(scoring, description=scoring.metadata.model_name)
     return _with(
         scoring, f"steps {', '.join(steps)}", scorer=scorer, variables=variables
     )
@@ -195,14 +194,14 @@ def _ensemble(scoring: Scoring, args: Namespace) -> Scoring:
 
 def _tiled(scoring: Scoring, tile: tuple[int, int], context: int) -> Scoring:
     """Each tile an image of its own, with all that is done to one."""
-    from jaxseg import inference
+    from jaxseg.inference import scorers
 
     scorer, overlap = scoring.scorer, TILE_OVERLAP
     if scoring.image_size is not None:
         # A margin would be one of the image as it is fed.
-        scorer, context = inference.resized(scorer, scoring.image_size), 0
+        scorer, context = scorers.resized(scorer, scoring.image_size), 0
     if scoring.refine is not None:
-        scorer = inference.refined(scorer, scoring.refine)
+        scorer = scorers.refined(scorer, scoring.refine)
     if context:
         # No averages: each pixel has its whole context in the one tile that counts.
         overlap = (2 * context + 1) / min(tile)

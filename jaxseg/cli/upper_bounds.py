@@ -65,9 +65,9 @@ def add(commands):
 def run(args) -> int:
     """Does what `add` describes."""
     from jaxseg.data import create_source
-    from jaxseg.data.prepare import write_atomically
     from jaxseg.metrics import upper_bounds
     from jaxseg.metrics.upper_bound import FACTORS
+    from jaxseg.utils.files import write_atomically
 
     if args.output is not None:
         if args.output.is_dir():

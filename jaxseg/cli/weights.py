@@ -45,7 +45,7 @@ def add_import(commands):
         "--num-classes", type=int, metavar="K", help="(default: what the file has)"
     )
     parser.add_argument(
-        "--parts",
+        "--model-kwargs",
         type=json_object,
         default={},
         metavar="JSON",
@@ -90,10 +90,10 @@ def add_export(commands):
 
 def run_import(args) -> int:
     """Does what `add_import` describes."""
-    from jaxseg.compilation import enable_compilation_cache
+    from jaxseg.checkpoints.run import save
+    from jaxseg.parallel.compilation import enable_compilation_cache
     from jaxseg.weights.importer import import_weights
     from jaxseg.weights.mapping import summary
-    from jaxseg.workdir import save
 
     enable_compilation_cache()
     output = Path(args.output)
@@ -102,17 +102,21 @@ def run_import(args) -> int:
     check_writable(output.parent)
     imported = import_weights(args.file, _model(args), head=args.head)
     converted = imported.converted
-    metadata = imported.metadata or {"normalization": converted.mapping.normalization}
-    metadata["model"] = imported.model
-    metadata["imported"] = {
+    fields: dict[str, Any] = {"normalization": converted.mapping.normalization}
+    exported = imported.metadata
+    if exported is not None:
+        kept = ["channels", "image_size", "data", "train_split", "val_split"]
+        kept += ["eval_batch_size", "absent", "config"]
+        if exported.num_classes == imported.model["num_classes"]:
+            kept += ["class_names", "palette"]
+        fields |= {name: getattr(exported, name) for name in kept}
+    fields["imported"] = {
         "file": Path(args.file).name,
         "new": converted.new,
         "left_out": converted.dropped,
     }
-    metadata |= _classes(args, imported.model)
-    if len(metadata.get("class_names", ())) != imported.model["num_classes"]:
-        metadata |= {"class_names": None, "palette": None}
-    save(output, imported.variables, **metadata)
+    fields |= _classes(args, imported.model)
+    save(output, imported.variables, model=imported.model, **fields)
     print(
         f"{converted.mapping.name}: {len(converted.variables)} variables from "
         f"{args.file}\n"
@@ -134,16 +138,16 @@ def run_export(args) -> int:
     _, variables, metadata = open_workdir(args)
     check_writable(args.output.parent)
     export_weights(args.output, variables, metadata)
-    print(f"step {metadata['step']} written to {args.output}")
+    print(f"step {metadata.step} written to {args.output}")
     return 0
 
 
 def _model(args) -> dict[str, Any] | None:
     if args.model is None:
-        if args.encoder or args.num_classes or args.parts:
+        if args.encoder or args.num_classes or args.model_kwargs:
             raise ValueError("Say by --model which model takes them.")
         return None
-    model = {"name": args.model, **args.parts}
+    model = {"name": args.model, **args.model_kwargs}
     if args.encoder is not None:
         model["encoder"] = args.encoder
     if args.num_classes is not None:

@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from jaxseg.data.images import IGNORE
-from jaxseg.data.prepare import write_atomically
 from jaxseg.data.source import Source
+from jaxseg.utils.files import write_atomically
 
 # Weights printed in papers' own code, by class index. `segnet_camvid` is
 # class_weighting of SegNet-Tutorial's segnet_train.prototxt; `median_frequency` of the

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import inspect
 import json
-import os
 import shutil
 import time
 import uuid
@@ -150,13 +149,3 @@ def _locked(path: Path):
             yield False
             return
         yield True
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that other processes see whole or not at all."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -13,10 +13,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock, SeparableBlock
+from jaxseg.models.components import (
+    Component,
+    check_arguments,
+    create_dilated,
+    encoder_features,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.heads import ASPP, Chain
 from jaxseg.models.layers import Conv, Dtype
-from jaxseg.models.parts import Part, check_arguments, create_dilated, describe
 from jaxseg.models.segmenter import Auxiliary, Segmenter
 from jaxseg.models.skips import Concat
 from jaxseg.models.upsamplers import Bilinear
@@ -29,12 +34,12 @@ MULTI_GRID = (1, 2, 4)
 def deeplab_v3(
     num_classes: int,
     *,
-    encoder: Part = "resnet50",
+    encoder: Component = "resnet50",
     output_stride: int = 16,
     multi_grid: tuple[int, ...] | None = MULTI_GRID,
     width: int = 256,
     dropout: float = 0.1,
-    encoder_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -54,7 +59,7 @@ def deeplab_v3(
             default on ResNet-18, which has two; None for none.
         width: channels of the ASPP.
         dropout: rate behind it.
-        encoder_parts: what else the encoder takes.
+        encoder_kwargs: what else the encoder takes.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -69,14 +74,14 @@ def deeplab_v3(
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
     encoder = _dilated(
-        encoder, output_stride, multi_grid, encoder_parts, remat=remat, **layers
+        encoder, output_stride, multi_grid, encoder_kwargs, remat=remat, **layers
     )
     return Segmenter(
         encoder,
         None,
         _classifier(num_classes, dtype, param_dtype),
         neck=_aspp(output_stride, width, dropout, **layers),
-        finish=partial(resize_bilinear, align_corners=True),
+        restore_size=partial(resize_bilinear, align_corners=True),
         remat=remat,
     )
 
@@ -84,14 +89,14 @@ def deeplab_v3(
 def deeplab_v3plus(
     num_classes: int,
     *,
-    encoder: Part = "resnet50",
+    encoder: Component = "resnet50",
     output_stride: int = 16,
     multi_grid: tuple[int, ...] | None = MULTI_GRID,
     width: int = 256,
     low_level: int = 48,
     separable: bool = False,
     dropout: float = 0.1,
-    encoder_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -111,7 +116,7 @@ def deeplab_v3plus(
         separable: whether the decoder's convolutions are separable. (The ASPP's are
             not.)
         dropout: rate behind the ASPP.
-        encoder_parts: what else the encoder takes.
+        encoder_kwargs: what else the encoder takes.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -127,9 +132,9 @@ def deeplab_v3plus(
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
     encoder = _dilated(
-        encoder, output_stride, multi_grid, encoder_parts, remat=remat, **layers
+        encoder, output_stride, multi_grid, encoder_kwargs, remat=remat, **layers
     )
-    strides = describe(encoder).merged().strides
+    strides = encoder_features(encoder).merged().strides
     if 4 not in strides:
         raise ValueError(
             f"The decoder of v3+ is at stride 4, and the encoder has {strides}; take "
@@ -152,7 +157,7 @@ def deeplab_v3plus(
         decoder,
         _classifier(num_classes, dtype, param_dtype),
         neck=_aspp(output_stride, width, dropout, **layers),
-        finish=partial(resize_bilinear, align_corners=True),
+        restore_size=partial(resize_bilinear, align_corners=True),
         remat=remat,
     )
 
@@ -160,10 +165,10 @@ def deeplab_v3plus(
 def deeplabv3_resnet50(
     num_classes: int,
     *,
-    encoder: Part = "resnet50",
+    encoder: Component = "resnet50",
     aux_weight: float | None = None,
     width: int = 256,
-    encoder_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -181,7 +186,7 @@ def deeplabv3_resnet50(
         aux_weight: weight of the loss of an auxiliary head behind the third stage;
             torchvision trains with 0.5. None for no such head.
         width: channels of the ASPP.
-        encoder_parts: what else the encoder takes.
+        encoder_kwargs: what else the encoder takes.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -199,16 +204,16 @@ def deeplabv3_resnet50(
         )
     )
     return _torchvision(
-        num_classes, encoder, neck, aux_weight, encoder_parts, remat, layers
+        num_classes, encoder, neck, aux_weight, encoder_kwargs, remat, layers
     )
 
 
 def fcn_resnet50(
     num_classes: int,
     *,
-    encoder: Part = "resnet50",
+    encoder: Component = "resnet50",
     aux_weight: float | None = None,
-    encoder_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -223,7 +228,7 @@ def fcn_resnet50(
         num_classes: K.
         encoder: as of `deeplabv3_resnet50`.
         aux_weight: likewise.
-        encoder_parts: likewise.
+        encoder_kwargs: likewise.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -236,20 +241,20 @@ def fcn_resnet50(
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
     return _torchvision(
-        num_classes, encoder, None, aux_weight, encoder_parts, remat, layers
+        num_classes, encoder, None, aux_weight, encoder_kwargs, remat, layers
     )
 
 
-def _torchvision(num_classes, encoder, neck, aux_weight, encoder_parts, remat, layers):
+def _torchvision(num_classes, encoder, neck, aux_weight, encoder_kwargs, remat, layers):
     """A network of `torchvision.models.segmentation`; its FCN where `neck` is None."""
     encoder = create_dilated(
         encoder,
         output_stride=8,
         remat=remat,
         **layers,
-        **check_arguments("encoder", encoder_parts),
+        **check_arguments("encoder", encoder_kwargs),
     )
-    maps = describe(encoder).maps
+    maps = encoder_features(encoder).maps
     classifier = partial(
         _classifier, num_classes, layers["dtype"], layers["param_dtype"]
     )
@@ -274,7 +279,7 @@ def _torchvision(num_classes, encoder, neck, aux_weight, encoder_parts, remat, l
     )
 
 
-def _dilated(encoder, output_stride, multi_grid, encoder_parts, **layers):
+def _dilated(encoder, output_stride, multi_grid, encoder_kwargs, **layers):
     if multi_grid == MULTI_GRID and encoder == "resnet18":
         multi_grid = MULTI_GRID[:2]
     return create_dilated(
@@ -283,7 +288,7 @@ def _dilated(encoder, output_stride, multi_grid, encoder_parts, **layers):
         dilate_first=True,
         multi_grid=None if multi_grid is None else tuple(multi_grid),
         **layers,
-        **check_arguments("encoder", encoder_parts),
+        **check_arguments("encoder", encoder_kwargs),
     )
 
 

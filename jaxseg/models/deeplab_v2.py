@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
+from jaxseg.models.components import Component, check_arguments, create_dilated
 from jaxseg.models.encoders import Features
 from jaxseg.models.heads import BranchSum, DenseAsConvolutions, Scores, identity
 from jaxseg.models.layers import Dtype, run_stage
-from jaxseg.models.parts import Part, check_arguments, create_dilated
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.ops.indexed_pooling import max_pool_indices
 from jaxseg.ops.resize import crop_to, resize_bilinear
@@ -122,7 +122,7 @@ def deeplab_largefov(
         None,
         identity,
         neck=Scores(num_classes, block, kernel_init=_gaussian, **layers),
-        finish=_zoom,
+        restore_size=_zoom,
         remat=remat,
     )
 
@@ -130,11 +130,11 @@ def deeplab_largefov(
 def deeplab_v2(
     num_classes: int,
     *,
-    encoder: Part = "resnet101",
+    encoder: Component = "resnet101",
     rates: tuple[int, ...] = (6, 12, 18, 24),
     hidden: int = 1024,
     dropout: float = 0.5,
-    encoder_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -153,7 +153,7 @@ def deeplab_v2(
             4, 8 and 12.
         hidden: channels of fc6 and fc7, on VGG16.
         dropout: rate after each of these.
-        encoder_parts: what else the encoder takes.
+        encoder_kwargs: what else the encoder takes.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -165,9 +165,9 @@ def deeplab_v2(
     Source: https://arxiv.org/abs/1606.00915.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype)
-    encoder_parts = check_arguments("encoder", encoder_parts)
+    encoder_kwargs = check_arguments("encoder", encoder_kwargs)
     if encoder == "vgg16":
-        encoder = DilatedVGG(remat=remat, **layers, **encoder_parts)
+        encoder = DilatedVGG(remat=remat, **layers, **encoder_kwargs)
         branches = tuple(
             Scores(
                 num_classes,
@@ -184,7 +184,7 @@ def deeplab_v2(
             )
             for rate in rates
         )
-        finish = _zoom
+        restore_size = _zoom
     else:
         encoder = create_dilated(
             encoder,
@@ -193,7 +193,7 @@ def deeplab_v2(
             remat=remat,
             axis_name=axis_name,
             **layers,
-            **encoder_parts,
+            **encoder_kwargs,
         )
         branches = tuple(
             ConvBlock(
@@ -206,13 +206,13 @@ def deeplab_v2(
             )
             for rate in rates
         )
-        finish = partial(resize_bilinear, align_corners=True)
+        restore_size = partial(resize_bilinear, align_corners=True)
     return Segmenter(
         encoder,
         None,
         identity,
         neck=BranchSum(branches),
-        finish=finish,
+        restore_size=restore_size,
         remat=remat,
     )
 

@@ -6,10 +6,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxseg.models.components import (
+    Component,
+    check_arguments,
+    create_component,
+    encoder_features,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.layers import Conv, Dtype, he_normal
-from jaxseg.models.parts import Part, check_arguments, create_part, describe
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import NoSkip
 from jaxseg.models.upsamplers import Unpool
@@ -21,18 +26,18 @@ WIDEST = 256
 def encoder_decoder(
     num_classes: int,
     *,
-    encoder: Part = "vgg16_bn",
-    skip: Part = "concat",
-    upsampler: Part = "bilinear",
-    block: Part = "bn",
+    encoder: Component = "vgg16_bn",
+    skip: Component = "concat",
+    upsampler: Component = "bilinear",
+    block: Component = "bn",
     widths: tuple[int, ...] | None = None,
     depth: int = 2,
     image_level: bool = False,
     head_kernel: int = 1,
-    encoder_parts: Mapping[str, Any] = {},
-    skip_parts: Mapping[str, Any] = {},
-    upsampler_parts: Mapping[str, Any] = {},
-    block_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
+    skip_kwargs: Mapping[str, Any] = {},
+    upsampler_kwargs: Mapping[str, Any] = {},
+    block_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -62,10 +67,10 @@ def encoder_decoder(
         image_level: whether the decoder climbs one level more, to the image's own size,
             without a skip; by default as wide as the level before.
         head_kernel: side of the last convolution's kernel, in cells.
-        encoder_parts: what else the encoder takes, such as `output_stride`.
-        skip_parts: likewise.
-        upsampler_parts: likewise, such as `kernel`.
-        block_parts: likewise, such as `kernel`.
+        encoder_kwargs: what else the encoder takes, such as `output_stride`.
+        skip_kwargs: likewise.
+        upsampler_kwargs: likewise, such as `kernel`.
+        block_kwargs: likewise, such as `kernel`.
         remat: compute the activations of every level again for the gradient.
         dtype: of the computation; the logits are float32.
         param_dtype: of the parameters.
@@ -79,26 +84,26 @@ def encoder_decoder(
             one width for each level, or the encoder is at the image's size already.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype)
-    encoder = create_part(
+    encoder = create_component(
         "encoder",
         encoder,
         remat=remat,
         axis_name=axis_name,
         **layers,
-        **check_arguments("encoder", encoder_parts),
+        **check_arguments("encoder", encoder_kwargs),
     )
-    features = describe(encoder).merged()
+    features = encoder_features(encoder).merged()
     if image_level:
         _check_coarser(features)
         features = features.with_image(features.maps[0])  # has its number of channels
     widths = _widths(features, widths)
     upsamplers = tuple(
-        create_part(
+        create_component(
             "upsampler",
             upsampler,
             features=width,
             **layers,
-            **check_arguments("upsampler", upsampler_parts),
+            **check_arguments("upsampler", upsampler_kwargs),
         )
         for width in widths
     )
@@ -108,20 +113,20 @@ def encoder_decoder(
     if strides:
         _check_strides(features, strides)
     skips = tuple(
-        create_part("skip", skip, **layers, **check_arguments("skip", skip_parts))
+        create_component("skip", skip, **layers, **check_arguments("skip", skip_kwargs))
         for _ in widths
     )
     decoder = Decoder(
         upsamplers=upsamplers,
         skips=(*skips[:-1], NoSkip()) if image_level else skips,
         blocks=tuple(
-            create_part(
+            create_component(
                 "block",
                 block,
                 features=(width,) * depth,
                 axis_name=axis_name,
                 **layers,
-                **check_arguments("block", block_parts),
+                **check_arguments("block", block_kwargs),
             )
             for width in widths
         ),
@@ -178,7 +183,7 @@ def _check_strides(features: Features, strides: set[int]) -> None:
             f"encoder's strides {features.strides} differ by factors of "
             f"{', '.join(map(str, sorted(steps)))}. "
             + (
-                f'Give {{"strides": {steps.pop()}}} in upsampler_parts, or take'
+                f'Give {{"strides": {steps.pop()}}} in upsampler_kwargs, or take'
                 if len(steps) == 1
                 else "Take"
             )

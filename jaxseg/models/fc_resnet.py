@@ -66,7 +66,7 @@ class PreActivation(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-activation block beside its shortcut, which may halve or double the size.
+    """A pre-activation block beside its shortcut, which may halving_max_pool or double the size.
 
     Attributes:
         width: channels inside; at the end, of a bottleneck, four times as many.
@@ -128,7 +128,7 @@ def _pool(x):
 
 
 class Blocks(nn.Module):
-    """Blocks in a row, of which the first may halve the size and the last double it.
+    """Blocks in a row, of which the first may halving_max_pool the size and the last double it.
 
     Attributes:
         block: makes one, called with `down`, `up` and `name`.
@@ -156,7 +156,7 @@ class Blocks(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A 3x3 convolution, then stages of blocks that each halve the size.
+    """A 3x3 convolution, then stages of blocks that each halving_max_pool the size.
 
     Attributes:
         width: channels of the first convolution.

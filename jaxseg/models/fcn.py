@@ -12,11 +12,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
+from jaxseg.models.components import (
+    Component,
+    check_arguments,
+    create_component,
+    encoder_features,
+)
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.heads import DenseAsConvolutions, Scores
 from jaxseg.models.layers import ConvTranspose, Dtype
-from jaxseg.models.parts import Part, check_arguments, create_part, describe
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Sum
 from jaxseg.models.upsamplers import Transposed, bilinear_init
@@ -33,12 +38,12 @@ def fcn(
     *,
     skips: int,
     scales: tuple[float, ...] = (1.0, 1.0),
-    encoder: Part = "vgg16",
+    encoder: Component = "vgg16",
     geometry: str = "same",
     learned: bool = False,
     hidden: int = 4096,
     dropout: float = 0.5,
-    encoder_parts: Mapping[str, Any] = {},
+    encoder_kwargs: Mapping[str, Any] = {},
     remat: bool = False,
     dtype: Dtype = jnp.float32,
     param_dtype: Dtype = jnp.float32,
@@ -67,7 +72,7 @@ def fcn(
             in the paper; in the released nets all are fixed. The last always is.
         hidden: channels of fc6 and fc7.
         dropout: rate after each of these.
-        encoder_parts: what else the encoder takes.
+        encoder_kwargs: what else the encoder takes.
         remat: compute the activations of every stage again for the gradient.
         dtype: of the computation; the last enlargement and the logits are float32.
         param_dtype: of the parameters.
@@ -82,12 +87,12 @@ def fcn(
     """
     released = _released(encoder, geometry, skips)
     layers = dict(dtype=dtype, param_dtype=param_dtype)
-    encoder_parts = released["encoder"] | check_arguments("encoder", encoder_parts)
+    encoder_kwargs = released["encoder"] | check_arguments("encoder", encoder_kwargs)
     side = DENSE_SIDES.get(encoder) if isinstance(encoder, str) else None
-    encoder = create_part(
-        "encoder", encoder, remat=remat, axis_name=axis_name, **layers, **encoder_parts
+    encoder = create_component(
+        "encoder", encoder, remat=remat, axis_name=axis_name, **layers, **encoder_kwargs
     )
-    features = describe(encoder).merged()
+    features = encoder_features(encoder).merged()
     levels = _levels(features, skips)
     padding = "SAME" if geometry == "same" else "VALID"
     block = None
@@ -138,7 +143,7 @@ def fcn(
         decoder,
         head,
         neck=Scores(num_classes, block, **layers),
-        finish=_crop(released["offset"]),
+        restore_size=_crop(released["offset"]),
         remat=remat,
     )
 
@@ -166,7 +171,7 @@ def _levels(features: Features, skips: int) -> tuple[int, ...]:
     return levels
 
 
-def _released(encoder: Part, geometry: str, skips: int) -> dict:
+def _released(encoder: Component, geometry: str, skips: int) -> dict:
     """Paddings and crops of the released nets; none for "same"."""
     if geometry == "same":
         return dict(encoder={}, kernel=None, offset=0, skip_offsets=(0, 0))

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import BLOCKS
+from jaxseg.models.components import check_classes
 from jaxseg.models.deconvnet import deconvnet
 from jaxseg.models.deeplab import (
     deeplab_v3,
@@ -19,7 +20,6 @@ from jaxseg.models.encoders import ENCODERS
 from jaxseg.models.fc_resnet import fc_resnet
 from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
 from jaxseg.models.layers import Dtype
-from jaxseg.models.parts import check_classes, instead
 from jaxseg.models.segnet import segnet
 from jaxseg.models.segnet_basic import (
     bilinear_interpolation,
@@ -34,6 +34,7 @@ from jaxseg.models.segnet_basic import (
 from jaxseg.models.skips import SKIPS
 from jaxseg.models.unet import unet, unet_valid
 from jaxseg.models.upsamplers import UPSAMPLERS
+from jaxseg.utils.names import suggest_name
 
 MODELS = {
     "bilinear_interpolation": bilinear_interpolation,
@@ -89,7 +90,7 @@ def list_blocks() -> tuple[str, ...]:
 
 
 def create_model(
-    name: str, num_classes: int, *, logits_dtype: str | Dtype = jnp.float32, **parts
+    name: str, num_classes: int, *, logits_dtype: str | Dtype = jnp.float32, **kwargs
 ) -> nn.Module:
     """Builds a network by name.
 
@@ -98,7 +99,7 @@ def create_model(
         num_classes: K, at least 1.
         logits_dtype: of the logits, if not float32: bfloat16 halves their memory in
             training, where classes are many.
-        **parts: what the model's own builder takes, such as `width` or `dropout`: that
+        **kwargs: what the model's own builder takes, such as `width` or `dropout`: that
             is the function of its name in the file that docs/models.md lists,
             `help(jaxseg.models.unet.unet)`. `dtype` and `param_dtype` may be given by
             name ("bfloat16").
@@ -121,18 +122,18 @@ def create_model(
                 f"{name!r} is an encoder: give it to a model, such as encoder_decoder "
                 f"with encoder={name!r}."
             )
-        raise ValueError(f"Unknown model {name!r}{instead(name, list_models())}")
+        raise ValueError(f"Unknown model {name!r}{suggest_name(name, list_models())}")
     check_classes(num_classes)
     # What a name stands for, such as the skips of fcn16s, is not for choice.
     fixed = getattr(builder, "keywords", {})
     known = tuple(inspect.signature(builder).parameters)[1:]
     known = tuple(part for part in known if part not in fixed)
-    for part in parts:
+    for part in kwargs:
         if part not in known:
-            raise ValueError(f"{name} has no part {part!r}{instead(part, known)}")
-    for key in {"dtype", "param_dtype"} & parts.keys():
-        parts[key] = _float(key, parts[key])
-    model = builder(num_classes, **_hashable(parts))
+            raise ValueError(f"{name} has no part {part!r}{suggest_name(part, known)}")
+    for key in {"dtype", "param_dtype"} & kwargs.keys():
+        kwargs[key] = _float(key, kwargs[key])
+    model = builder(num_classes, **_hashable(kwargs))
     return model.clone(logits_dtype=_float("logits_dtype", logits_dtype))
 
 

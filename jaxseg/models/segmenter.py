@@ -47,11 +47,11 @@ class Segmenter(nn.Module):
         neck: called as `(map, train=...)` with the deepest level's map, and takes its
             place: FCN's fully connected layers, DeepLab's ASPP. None for none.
         auxiliary: heads for deep supervision.
-        finish: brings scores to the image's size, called as `(scores, size)` in
+        restore_size: brings scores to the image's size, called as `(scores, size)` in
             `logits_dtype`, also if they have it already.
         check_size: called with the image's (height, width) before all else; raises
             ValueError if the network cannot take it. None if it takes all.
-        fed_size: of a network that scores the middle of its image alone, from a height
+        input_size: of a network that scores the middle of its image alone, from a height
             or width in pixels to what to feed for so many scores, and how many come;
             see `unet.valid_size`. None for one that scores the whole image.
         remat: compute the neck's activations again for the gradient.
@@ -65,9 +65,9 @@ class Segmenter(nn.Module):
     image_level: bool = False
     neck: nn.Module | None = None
     auxiliary: tuple[Auxiliary, ...] = ()
-    finish: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
+    restore_size: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
     check_size: Callable[[tuple[int, int]], None] | None = None
-    fed_size: Callable[[int], tuple[int, int]] | None = None
+    input_size: Callable[[int], tuple[int, int]] | None = None
     remat: bool = False
     logits_dtype: Dtype = jnp.float32
 
@@ -105,7 +105,7 @@ class Segmenter(nn.Module):
         return {"logits": logits, "aux": aux} if train else logits
 
     def _scores(self, scores, size):
-        return pin(self.finish(pin(scores.astype(self.logits_dtype)), size))
+        return pin(self.restore_size(pin(scores.astype(self.logits_dtype)), size))
 
     def _encode(self, image, train):
         try:
@@ -116,27 +116,3 @@ class Segmenter(nn.Module):
                 "of a model for another number, or of another width; give images like "
                 f"those it was trained on. ({error})"
             ) from error
-
-
-def initial_variables(
-    module: nn.Module, key: jax.Array, channels: int = 3
-) -> dict[str, Any]:
-    """Variables of any model, drawn for an image of a size that it takes.
-
-    Args:
-        module: a segmenter or a classifier.
-        key: random key.
-        channels: of the image.
-    """
-    # U-Net without padding takes certain sizes alone; 224 pixels do for all others,
-    # for DeconvNet and for classifiers with dense layers too.
-    fed_size = getattr(module, "fed_size", None)
-    side = 224 if fed_size is None else fed_size(32)[0]
-    return module.init(key, jnp.zeros((1, side, side, channels)), train=False)
-
-
-def abstract_variables(module: nn.Module, channels: int = 3) -> dict[str, Any]:
-    """Shapes and types of a model's variables; nothing is computed."""
-    return jax.eval_shape(
-        lambda: initial_variables(module, jax.random.key(0), channels)
-    )

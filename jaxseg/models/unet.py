@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
+from jaxseg.models.components import Component, create_component
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import unet as unet_encoder
 from jaxseg.models.layers import Conv, Dtype, batch_norm, he_normal
-from jaxseg.models.parts import Part, create_part
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Concat, crop_center
 from jaxseg.models.upsamplers import Transposed
@@ -25,7 +25,7 @@ def unet(
     *,
     width: int = 64,
     levels: int = 5,
-    skip: Part = "concat",
+    skip: Component = "concat",
     norm: bool = False,
     dropout: float = 0.5,
     release: bool = False,
@@ -60,7 +60,7 @@ def unet(
         ValueError: if there are fewer than two levels, or the skip is unknown.
     """
     layers = dict(dtype=dtype, param_dtype=param_dtype)
-    skips = [create_part("skip", skip, **layers) for _ in range(levels - 1)]
+    skips = [create_component("skip", skip, **layers) for _ in range(levels - 1)]
     return _unet(
         num_classes,
         width=width,
@@ -211,9 +211,9 @@ def _unet(
         encoder,
         decoder,
         head,
-        finish=_as_they_are,
+        restore_size=_as_they_are,
         check_size=partial(_check_valid, levels=levels),
-        fed_size=partial(valid_size, levels=levels),
+        input_size=partial(valid_size, levels=levels),
     )
 
 

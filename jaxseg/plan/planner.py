@@ -9,18 +9,24 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import settings
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.parallel.mesh import create_parallel
 from jaxseg.plan.bounds import bounds, bounds_on, check_slices
 from jaxseg.plan.collectives import parse_collectives, summarize
 from jaxseg.plan.report import named
 from jaxseg.plan.search import largest_batch
 from jaxseg.plan.topology import Topology
 from jaxseg.plan.traffic import memory_traffic
-from jaxseg.program import Program
-from jaxseg.sharding import create_parallel
+from jaxseg.training.config import (
+    check_config,
+    config_section,
+    create_loss,
+    model_kwargs,
+)
+from jaxseg.training.setup import TrainingSetup
 
 # Only their kind counts for a plan; none is a number that a compiler could leave out.
-NORMALIZATION = {"mean": (127.0,), "std": (64.0,)}
+NORMALIZATION = Normalization((127.0,), (64.0,))
 
 MEASURES = (
     *("bytes", "fits", "memory", "flops"),
@@ -60,7 +66,7 @@ def make_plan(
     Raises:
         ValueError: if the config cannot be built or does not fit the devices.
     """
-    settings.check(config)
+    check_config(config)
     limit = memory or (topology.chip and topology.chip.usable)
 
     def measure(changes):
@@ -69,13 +75,14 @@ def make_plan(
             _changed(config, changes), topology, num_classes, image_shape, limit
         )
 
-    parallel = create_parallel(**config.parallel, devices=topology.devices)
+    with config_section("parallel"):
+        parallel = create_parallel(**config.parallel, devices=topology.devices)
     shards = parallel.mesh.shape["data"]
     batch = config.train.batch_size
     check_slices(slices, topology, data=shards, fsdp=parallel.fsdp)
     step = measure({})
     plan: dict[str, Any] = {
-        "model": settings.model(config, num_classes),
+        "model": model_kwargs(config, num_classes),
         "image_shape": list(image_shape),
         "batch_size": batch,
         "parallel": config.parallel.to_dict() | dict(parallel.mesh.shape),
@@ -129,28 +136,30 @@ def compile_step(
         the compiler gave up for want of memory all but `bytes` and `fits` is None, and
         `bytes` is what it says that it needed.
     """
-    parallel = create_parallel(**config.parallel, devices=topology.devices)
+    with config_section("parallel"):
+        parallel = create_parallel(**config.parallel, devices=topology.devices)
     if parallel.backend == "pmap":
         raise ValueError(
             "A plan needs --config.parallel.backend=jit or shard_map; pmap runs the "
             "same step as shard_map."
         )
-    parallel.check_batch(config.train.batch_size, "train.batch_size")
+    with config_section("train"):
+        parallel.check_batch(config.train.batch_size)
     # Weights of the classes would need the data; any positive ones cost the same.
     weighted = config.loss.class_weights != "none"
     weights = np.linspace(0.5, 1.5, num_classes, dtype=np.float32) if weighted else None
-    program = Program(
+    setup = TrainingSetup(
         config,
         parallel,
         num_classes=num_classes,
         image_shape=image_shape,
         normalization=NORMALIZATION,
-        loss_fn=settings.loss(config, weights),
+        loss_fn=create_loss(config, weights),
     )
     start = time.monotonic()
     found: dict[str, Any] = dict.fromkeys(MEASURES)
     try:
-        compiled = program.train_step.lower(program.state, program.batch).compile()
+        compiled = setup.train_step.lower(setup.state, setup.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

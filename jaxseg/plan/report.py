@@ -5,7 +5,7 @@ from typing import Any
 from jaxseg.plan.topology import GIB
 
 
-def describe(plan: dict[str, Any]) -> str:
+def format_plan(plan: dict[str, Any]) -> str:
     """What `make_plan` found, for the eye."""
     return "\n".join(_lines(plan))
 

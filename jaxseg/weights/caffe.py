@@ -21,6 +21,8 @@ import numpy as np
 
 from jaxseg.models.layers import batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.weights.layer_map import DENSE_AS_CONVOLUTIONS, FIXED_ENCODERS, SUBSAMPLED
 from jaxseg.weights.mapping import (
     CAFFE,
     Mapping,
@@ -29,11 +31,6 @@ from jaxseg.weights.mapping import (
     conv,
     conv_bgr,
     dense,
-)
-from jaxseg.weights.places import (
-    DENSE_AS_CONVOLUTIONS,
-    FIXED_ENCODERS,
-    SUBSAMPLED,
 )
 from jaxseg.weights.surgery import dense_from_chw, dense_to_conv, subsample_dense
 
@@ -100,7 +97,7 @@ class Net:
     name: str
     encoder: dict[str, str]
     head: dict[str, str]
-    normalization: dict[str, tuple[float, ...]]
+    normalization: Normalization
     side: int | None = None
     ignored: tuple[str, ...] = ()
 
@@ -231,7 +228,7 @@ def _fcn(name: str, net: Net, *, learned: bool) -> Mapping:
         )
     title = f"FCN-{name.removeprefix('fcn').replace('_', '-')} on {net.name}"
     return replace(
-        _mapping(title, sources, CAFFE, "score_fr"), parts={"geometry": "released"}
+        _mapping(title, sources, CAFFE, "score_fr"), kwargs={"geometry": "released"}
     )
 
 

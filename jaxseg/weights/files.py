@@ -6,7 +6,6 @@ What a file is, its content says; suffixes are not looked at.
 import io
 import math
 import os
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxseg.utils.files import atomic_path
 from jaxseg.weights.caffe_file import read_caffe
 from jaxseg.weights.mapping import WeightsError
 from jaxseg.weights.torch_file import read_torch
@@ -82,13 +82,9 @@ def write_safetensors(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     whole = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    try:
-        safetensors.numpy.save_file(whole, aside, dict(metadata))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        safetensors.numpy.save_file(whole, temporary, dict(metadata))
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

@@ -9,8 +9,8 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxseg.models.layers import ConvTranspose
-from jaxseg.weights.mapping import WeightsError, flatten
-from jaxseg.weights.surgery import replace
+from jaxseg.utils.trees import flatten, replace_leaves
+from jaxseg.weights.mapping import WeightsError
 
 LINEAR = (nn.Conv, nn.ConvTranspose, nn.Dense, ConvTranspose)
 """Layers whose kernels have the output's channels last, whatever their groups."""
@@ -72,7 +72,7 @@ def fold_batch_norm(
         else:
             new |= {shift: d}
         folded |= {path: x.astype(leaves[path].dtype) for path, x in new.items()}
-    return replace(variables, folded)
+    return replace_leaves(variables, folded)
 
 
 def _pairs(model, variables, image_shape) -> dict[str, tuple[str, float]]:

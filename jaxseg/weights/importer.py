@@ -11,10 +11,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxseg.metadata import MetadataError, RunMetadata
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.registry import MODELS
-from jaxseg.models.segmenter import abstract_variables, initial_variables
+from jaxseg.models.variables import abstract_variables, initial_variables
+from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights import caffe, files, pytorch_fcn, smp, torchvision
 from jaxseg.weights.mapping import (
     Converted,
@@ -23,9 +25,7 @@ from jaxseg.weights.mapping import (
     Tensors,
     WeightsError,
     convert,
-    flatten,
-    share,
-    unflatten,
+    match_fraction,
 )
 
 FAMILIES = (torchvision, pytorch_fcn, smp, caffe)
@@ -50,8 +50,39 @@ class Imported:
 
     model: dict[str, Any]
     variables: dict[str, Any]
-    metadata: dict[str, Any] | None
+    metadata: RunMetadata | None
     converted: Converted
+
+
+@dataclass(frozen=True)
+class FittedFile:
+    """The content of a file of weights, with the mapping that fits it best.
+
+    Attributes:
+        tensors: of the file, by name.
+        mapping: where each variable of the model is among them.
+        model: keyword arguments of `create_model`, with what the file adds to them.
+    """
+
+    tensors: Tensors
+    mapping: Mapping
+    model: dict[str, Any]
+
+    def convert(self, variables: Any, *, head: str = "keep") -> Converted:
+        """The variables of a model that exists already, as far as the file has them.
+
+        Args:
+            variables: of the model, concrete or abstract.
+            head: as in `import_weights`.
+
+        Returns:
+            The leaves that the file gives, by path, and the names of all others.
+
+        Raises:
+            WeightsError: if the file does not fit; with all names.
+        """
+        replaced = _replaced(head, self.model)
+        return convert(self.tensors, variables, self.mapping, replaced=replaced)
 
 
 def import_weights(
@@ -80,18 +111,18 @@ def import_weights(
     Raises:
         WeightsError: if the file cannot be read, or does not fit; with all names.
     """
-    tensors = files.read(path)
     metadata = _exported(path)
     if model is None:
         if metadata is None:
             raise WeightsError(
-                f"{path} does not say of which model it is; give its name (--model)."
+                f"{path} does not contain the name of its model; give the model."
             )
-        model = metadata["model"]
-    channels = 3 if metadata is None else metadata["channels"]
-    tensors, mapping, arguments = _fit(path, tensors, model)
+        model = metadata.model
+    channels = 3 if metadata is None else metadata.channels
+    fitted = read_fitting(path, model)
+    arguments = fitted.model
     like = abstract_variables(build(arguments), channels)
-    converted = convert(tensors, like, mapping, replaced=_replaced(head, arguments))
+    converted = fitted.convert(like, head=head)
     leaves: dict[str, Any] = converted.variables
     if converted.new:
         leaves = leaves | _draw(arguments, converted.new, seed, channels)
@@ -99,44 +130,32 @@ def import_weights(
     return Imported(arguments, variables, metadata, converted)
 
 
-def start_from(
-    path: str | os.PathLike,
-    model: MappingType[str, Any],
-    variables: Any,
-    *,
-    head: str = "keep",
-) -> Converted:
-    """Reads what a file has for the variables of a model that is there already.
+def read_fitting(path: str | os.PathLike, model: MappingType[str, Any]) -> FittedFile:
+    """Reads a file of weights, and finds the mapping that fits a model best.
 
     Args:
         path: as `import_weights` takes it.
-        model: keyword arguments of `create_model`, with `num_classes`.
-        variables: of that model, concrete or abstract.
-        head: as in `import_weights`.
-
-    Returns:
-        The leaves that the file gives, by path, and the names of all others.
+        model: keyword arguments of `create_model`; what the file's network needs
+            besides is added.
 
     Raises:
-        WeightsError: if the file cannot be read, or does not fit; with all names.
+        WeightsError: if the file cannot be read, or no mapping is known.
     """
-    tensors = files.read(path)
-    tensors, mapping, _ = _fit(path, tensors, model)
-    return convert(tensors, variables, mapping, replaced=_replaced(head, model))
+    return FittedFile(*_fit(path, files.read(path), model))
 
 
 def export_weights(
-    path: str | os.PathLike, variables: Any, metadata: dict[str, Any]
+    path: str | os.PathLike, variables: Any, metadata: RunMetadata
 ) -> None:
     """Writes a model to a safetensors file that `import_weights` takes back.
 
     Args:
         path: of the file.
         variables: `params` and `batch_stats`.
-        metadata: of the workdir: at least `model`, `normalization` and `channels`.
+        metadata: of the workdir.
     """
     tensors = {name: np.asarray(leaf) for name, leaf in flatten(variables).items()}
-    files.write_safetensors(path, tensors, {EXPORT: json.dumps(metadata)})
+    files.write_safetensors(path, tensors, {EXPORT: json.dumps(metadata.to_json())})
 
 
 def build(model: MappingType[str, Any]) -> nn.Module:
@@ -145,16 +164,6 @@ def build(model: MappingType[str, Any]) -> nn.Module:
         return create_model(**model)
     arguments = {k: v for k, v in model.items() if k != "name"}
     return create_classifier(arguments.pop("encoder"), **arguments)
-
-
-def find_mapping(path: str | os.PathLike, model: MappingType[str, Any]) -> Mapping:
-    """The mapping by which a file would be read for a model.
-
-    Args:
-        path: as `import_weights` takes it.
-        model: keyword arguments of `create_model`, with `num_classes`.
-    """
-    return _fit(path, files.read(path), model)[1]
 
 
 def class_dependent(model: MappingType[str, Any]) -> frozenset[str]:
@@ -195,21 +204,30 @@ def _draw(
     return draw()
 
 
-def _exported(path) -> dict[str, Any] | None:
+def _exported(path: str | os.PathLike) -> RunMetadata | None:
     """The metadata of a file of our own."""
     header = files.read_metadata(path)
-    return json.loads(header[EXPORT]) if EXPORT in header else None
+    if EXPORT not in header:
+        return None
+    try:
+        content = json.loads(header[EXPORT])
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"The header of {path} is damaged: {error}.") from error
+    try:
+        return RunMetadata.from_json(content, f"the header of {path}")
+    except MetadataError as error:
+        raise WeightsError(str(error)) from error
 
 
 def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
     """What fits best: tensors, mapping, and the model's arguments."""
     fits = []
     for mapping in _mappings(path, tensors, model):
-        arguments = {"num_classes": None} | mapping.parts | model
+        arguments = {"num_classes": None} | mapping.kwargs | model
         # Names do not depend on how many classes there are.
         like = _abstract(arguments | {"num_classes": arguments["num_classes"] or 1})
         fits += [
-            (share(given, mapping, like), given, mapping, arguments)
+            (match_fraction(given, mapping, like), given, mapping, arguments)
             for given in _unwrapped(tensors)
         ]
     _, tensors, mapping, arguments = max(fits, key=lambda fit: fit[0])
@@ -217,9 +235,8 @@ def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
         arguments["num_classes"] = len(tensors[mapping.classes])
     if arguments["num_classes"] is None:
         raise WeightsError(
-            f"{path} does not say how many classes the model tells apart; give "
-            "num_classes (--num-classes), and where it is of a classifier a new head "
-            "(--head new)."
+            f"{path} does not contain the number of classes; give num_classes, and a "
+            "new head if the file is of a classifier."
         )
     return tensors, mapping, arguments
 
@@ -238,7 +255,7 @@ def _mappings(path, tensors: Tensors, model: MappingType[str, Any]) -> list[Mapp
     exported = _exported(path)
     if exported is not None:
         name = f"{path}, exported by jaxseg"
-        normalization = exported["normalization"]
+        normalization = exported.normalization
         own = {name: Source((name,)) for name in tensors}
         return [Mapping(name, lambda path, shape: own.get(path), normalization)]
     described = {"encoder": _default_encoder(model["name"])} | model

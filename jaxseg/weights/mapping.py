@@ -12,15 +12,17 @@ from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
+
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.utils.trees import flatten
 
 Tensors = MappingType[str, np.ndarray]
 
-IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """torchvision's normalisation, RGB in 0..255."""
 
-CAFFE = {"mean": (122.67891434, 116.66876762, 104.00698793), "std": (1.0, 1.0, 1.0)}
+CAFFE = Normalization((122.67891434, 116.66876762, 104.00698793), (1.0, 1.0, 1.0))
 """Caffe's ImageNet mean, RGB; its nets see BGR, which reversing the first kernel undoes."""
 
 
@@ -53,9 +55,8 @@ class Mapping:
         name: for messages, such as "torchvision vgg16".
         find: from a variable's path and shape to its source; None for a variable that
             such files do not have, which stays as it was initialised.
-        normalization: `mean` and `std`, RGB in 0..255, that the weights were trained
-            with.
-        parts: arguments of `create_model` that give the net of the file.
+        normalization: of RGB in 0..255, that the weights were trained with.
+        kwargs: arguments of `create_model` that give the net of the file.
         dropped: globs of their names that have no place in the model, such as a
             classifier's last layer; left out by explicit choice only.
         ignored: globs of their names that serve training alone, such as counters and
@@ -66,8 +67,8 @@ class Mapping:
 
     name: str
     find: Callable[[str, tuple[int, ...]], Source | None]
-    normalization: dict[str, tuple[float, ...]]
-    parts: dict[str, Any] = field(default_factory=dict)
+    normalization: Normalization
+    kwargs: dict[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     classes: str | None = None
@@ -158,7 +159,7 @@ def convert(
     return Converted(variables, tuple(sorted(new)), tuple(sorted(gone)), mapping)
 
 
-def share(tensors: Tensors, mapping: Mapping, like: Any) -> float:
+def match_fraction(tensors: Tensors, mapping: Mapping, like: Any) -> float:
     """How well a file fits a mapping, from 0 to 1: the share of names in common.
 
     Args:
@@ -171,29 +172,6 @@ def share(tensors: Tensors, mapping: Mapping, like: Any) -> float:
     )
     names = {tensor for source in sources if source for tensor in source.names}
     return len(names & tensors.keys()) / max(len(names | tensors.keys()), 1)
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths, "params/encoder/stage1/conv1/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda x: hasattr(x, "shape")
-    )
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
-
-
-def unflatten(leaves: MappingType[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten` for nested dictionaries."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
 
 
 def conv(kernel: np.ndarray) -> np.ndarray:

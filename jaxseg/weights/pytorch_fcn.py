@@ -13,14 +13,7 @@ import jax
 import numpy as np
 
 from jaxseg.models.upsamplers import bilinear_init
-from jaxseg.weights.mapping import (
-    CAFFE,
-    Mapping,
-    Source,
-    WeightsError,
-    conv,
-    conv_bgr,
-)
+from jaxseg.weights.mapping import CAFFE, Mapping, Source, WeightsError, conv, conv_bgr
 from jaxseg.weights.torch_modules import find_by_module
 
 MODULES = {
@@ -75,7 +68,7 @@ def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
             name=f"pytorch-fcn {name}",
             find=find_by_module(MODULES, special),
             normalization=CAFFE,
-            parts={"geometry": "released"},
+            kwargs={"geometry": "released"},
             classes="score_fr.bias",
         ),
     )

@@ -26,7 +26,7 @@ UNET = dict(
     depth=2,
     image_level=True,
     head_kernel=3,
-    block_parts={"use_bias": False},
+    block_kwargs={"use_bias": False},
 )
 """The parts with which `encoder_decoder` is `Unet` with its default arguments."""
 
@@ -54,7 +54,7 @@ def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
             name=f"SMP Unet on {encoder}",
             find=find_by_module(modules),
             normalization=IMAGENET,
-            parts=UNET,
+            kwargs=UNET,
             ignored=COUNTERS,
             classes="segmentation_head.0.bias",
         ),

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from jaxseg.models.upsamplers import bilinear_init
-from jaxseg.weights.mapping import WeightsError, flatten
+from jaxseg.utils.trees import flatten, replace_leaves
+from jaxseg.weights.mapping import WeightsError
 
 
 def dense_to_conv(kernel: np.ndarray, side: int) -> np.ndarray:
@@ -185,7 +186,7 @@ def adapt_input(kernel: np.ndarray, channels: int, how: str = "mean") -> np.ndar
     return kernel[:, :, source] * share.astype(kernel.dtype).reshape(1, 1, -1, 1)
 
 
-class TakenOver(NamedTuple):
+class Transferred(NamedTuple):
     """Variables, and what became of names that not both sides have.
 
     Attributes:
@@ -199,7 +200,7 @@ class TakenOver(NamedTuple):
     dropped: tuple[str, ...]
 
 
-def take_over(variables: Any, like: Any, new: Sequence[str] = ()) -> TakenOver:
+def transfer(variables: Any, like: Any, new: Sequence[str] = ()) -> Transferred:
     """A model's variables, with all that another model has under the same name.
 
     With `new` a head starts afresh: ("params/neck/score/*", "params/decoder/*") for
@@ -232,8 +233,8 @@ def take_over(variables: Any, like: Any, new: Sequence[str] = ()) -> TakenOver:
         raise WeightsError(
             f"Of another shape: {', '.join(wrong)}. Name what is to start afresh."
         )
-    return TakenOver(
-        replace(like, taken),
+    return Transferred(
+        replace_leaves(like, taken),
         tuple(sorted(fresh.keys() - taken.keys())),
         tuple(sorted(old.keys() - taken.keys())),
     )
@@ -262,17 +263,7 @@ def bilinear_start(
             key, own = jax.random.split(key)
             shape, dtype = leaves[path].shape, leaves[path].dtype
             kernels[path] = bilinear_init(stride)(own, shape, dtype)
-    return replace(variables, kernels)
-
-
-def replace(variables: Any, leaves: Mapping[str, Any]) -> Any:
-    """The same tree, with other leaves at the paths that are given."""
-
-    def leaf(path, old):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return leaves.get(name, old)
-
-    return jax.tree.map_with_path(leaf, variables)
+    return replace_leaves(variables, kernels)
 
 
 def _matching(leaves: Mapping[str, Any], glob: str) -> list[str]:

@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from jaxseg.models.encoders.mobilenet_v2 import DEPTHS
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.weights.layer_map import DENSE_AS_CONVOLUTIONS, FIXED_ENCODERS, SUBSAMPLED
 from jaxseg.weights.mapping import IMAGENET, Mapping, Source
-from jaxseg.weights.places import (
-    DENSE_AS_CONVOLUTIONS,
-    FIXED_ENCODERS,
-    SUBSAMPLED,
-)
 from jaxseg.weights.surgery import dense_from_chw, dense_to_conv, subsample_dense
 from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
 
-HALVES = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+HALVES = Normalization((127.5,) * 3, (127.5,) * 3)
 """To -1..1: what GoogLeNet's weights, which came from TensorFlow, were trained with.
 
 torchvision's `transform_input` turns its usual normalisation into this one inside the
@@ -49,9 +46,7 @@ class Net:
     head: MappingType[str, str]
     special: MappingType[str, Source] = field(default_factory=dict)
     side: int | None = None
-    normalization: dict[str, tuple[float, ...]] = field(
-        default_factory=lambda: IMAGENET
-    )
+    normalization: Normalization = field(default_factory=lambda: IMAGENET)
     ignored: tuple[str, ...] = COUNTERS
 
 
@@ -304,6 +299,6 @@ def _segmenters(name: str, encoder: str) -> tuple[Mapping, ...]:
         plain,
         name=f"{plain.name} with its auxiliary head",
         find=find_by_module(modules | prefixed("", "aux_classifier.", _AUXILIARY)),
-        parts={"aux_weight": 0.5},
+        kwargs={"aux_weight": 0.5},
     )
     return (plain, auxiliary)

@@ -67,7 +67,7 @@ def _levels(encoder):
 
 
 def _parts(encoder):
-    return dict(encoder_parts=NARROW[encoder], depth=1)
+    return dict(encoder_kwargs=NARROW[encoder], depth=1)
 
 
 @pytest.mark.parametrize("encoder", NARROW)
@@ -225,7 +225,7 @@ def test_the_image_can_be_a_level_without_a_skip():
         "encoder_decoder",
         5,
         encoder="resnet18",
-        encoder_parts=RESNET,
+        encoder_kwargs=RESNET,
         image_level=True,
         head_kernel=3,
     )
@@ -255,11 +255,11 @@ def test_the_image_can_be_a_level_without_a_skip():
         (dict(image_level=True), "finest level has it already"),
         (dict(encoder="resnet18", upsampler="unpool"), "reaches stride 8, 16, 32"),
         (
-            dict(upsampler="transposed", upsampler_parts=dict(strides=4)),
+            dict(upsampler="transposed", upsampler_kwargs=dict(strides=4)),
             "grows maps 4 times, .* differ by factors of 2. Give",
         ),
-        (dict(skip_parts=dict(scales=1)), "The skip cannot be built: .*scales"),
-        (dict(encoder_parts=dict(remat=True)), "which the whole network shares"),
+        (dict(skip_kwargs=dict(scales=1)), "The skip cannot be built: .*scales"),
+        (dict(encoder_kwargs=dict(remat=True)), "which the whole network shares"),
         (dict(skpi="sum"), "did you mean 'skip'"),
     ],
 )
@@ -272,13 +272,13 @@ def test_parts_may_come_from_json_where_tuples_are_lists():
     model = create_model(
         "encoder_decoder",
         3,
-        encoder_parts={"widths": [2, 2], "depths": [1, 1]},
+        encoder_kwargs={"widths": [2, 2], "depths": [1, 1]},
         widths=[2, 2],
     )
     same = create_model(
         "encoder_decoder",
         3,
-        encoder_parts={"widths": (2, 2), "depths": (1, 1)},
+        encoder_kwargs={"widths": (2, 2), "depths": (1, 1)},
         widths=(2, 2),
     )
     assert hash(model.encoder) == hash(same.encoder)

@@ -10,17 +10,17 @@ from jaxseg.models.unet import valid_size
 
 VGG = dict(widths=(4, 4, 4, 4, 4), depths=(1, 1, 1, 1, 1))
 RESNET = dict(width=4, depths=(1, 1, 1, 1))
-FCN = dict(encoder_parts=VGG, hidden=8, dropout=0.0)
-DILATED = dict(encoder_parts=RESNET, multi_grid=(2,), width=4, dropout=0.0)
+FCN = dict(encoder_kwargs=VGG, hidden=8, dropout=0.0)
+DILATED = dict(encoder_kwargs=RESNET, multi_grid=(2,), width=4, dropout=0.0)
 NARROW = {
     "bilinear_interpolation": dict(width=4),
     "deconvnet": dict(width=4, hidden=8),
     "deeplab_largefov": dict(width=4, hidden=8, dropout=0.0),
-    "deeplab_v2": dict(encoder_parts=RESNET),
+    "deeplab_v2": dict(encoder_kwargs=RESNET),
     "deeplab_v3": DILATED,
     "deeplab_v3plus": DILATED | dict(low_level=4),
-    "deeplabv3_resnet50": dict(encoder_parts=RESNET, width=4, aux_weight=0.5),
-    "encoder_decoder": dict(encoder_parts=VGG, depth=1),
+    "deeplabv3_resnet50": dict(encoder_kwargs=RESNET, width=4, aux_weight=0.5),
+    "encoder_decoder": dict(encoder_kwargs=VGG, depth=1),
     "fc_resnet": dict(width=4, depths=(1, 1), init_blocks=1, dropout=0.0),
     "fcn16s": FCN,
     "fcn32s": FCN,
@@ -30,7 +30,7 @@ NARROW = {
     "fcn_basic_no_addition": dict(width=4),
     "fcn_basic_no_addition_no_dim_reduction": dict(width=4),
     "fcn_basic_no_dim_reduction": dict(width=4),
-    "fcn_resnet50": dict(encoder_parts=RESNET, aux_weight=0.5),
+    "fcn_resnet50": dict(encoder_kwargs=RESNET, aux_weight=0.5),
     "segnet": dict(width=4, depths=(1, 1, 1)),
     "segnet_basic": dict(width=4),
     "segnet_basic_encoder_addition": dict(width=4),

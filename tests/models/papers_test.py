@@ -15,7 +15,7 @@ from jaxseg.weights.mapping import IMAGENET, Mapping
 from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
 
 VGG = dict(widths=(4, 4, 4, 4, 4), depths=(1, 1, 1, 1, 1))
-FCN = dict(encoder_parts=VGG, hidden=8, dropout=0.0)
+FCN = dict(encoder_kwargs=VGG, hidden=8, dropout=0.0)
 
 
 def _params(model, size=(33, 47)):
@@ -59,7 +59,7 @@ def test_v3plus_has_one_skip_at_stride_4():
         model = create_model(
             "deeplab_v3plus",
             5,
-            encoder_parts=dict(width=4, depths=(1, 1, 1, 1)),
+            encoder_kwargs=dict(width=4, depths=(1, 1, 1, 1)),
             multi_grid=None,
             width=8,
             low_level=2,
@@ -138,14 +138,16 @@ def test_fcn_takes_any_encoder_with_its_strides():
         ("convnext_tiny", dict(widths=(4, 4, 4, 4), depths=(1, 1, 1, 1))),
         ("alexnet", dict(widths=(4, 4, 4, 4, 4))),
     ):
-        model = create_model("fcn8s", 5, encoder=encoder, encoder_parts=parts, hidden=8)
+        model = create_model(
+            "fcn8s", 5, encoder=encoder, encoder_kwargs=parts, hidden=8
+        )
         logits = jax.eval_shape(
             lambda model=model: model.init_with_output(
                 jax.random.key(0), jnp.zeros((1, 33, 47, 3)), train=False
             )[0]
         )
         assert logits.shape == (1, 33, 47, 5)
-    dilated = dict(encoder="resnet18", encoder_parts=dict(output_stride=8))
+    dilated = dict(encoder="resnet18", encoder_kwargs=dict(output_stride=8))
     assert create_model("fcn32s", 5, **dilated).head.strides == 8
 
 
@@ -166,7 +168,7 @@ def test_fcn_takes_any_encoder_with_its_strides():
         ("fcn_resnet50", dict(encoder="mobilenet_v2"), "cannot be dilated"),
         ("deconvnet", dict(depth=1), "no part 'depth'"),
         ("segnet", dict(width=0), "all at least 1"),
-        ("encoder_decoder", dict(encoder_parts=dict(widths=(8, 16))), "one of each"),
+        ("encoder_decoder", dict(encoder_kwargs=dict(widths=(8, 16))), "one of each"),
     ],
 )
 def test_what_a_paper_cannot_have_is_refused(name, parts, message):

@@ -144,7 +144,7 @@ def _fcn(skips, scales):
 )
 def test_fcn_as_released(assert_equals, name, skips, scales):
     vgg = dict(widths=(2, 4, 4, 4, 4), depths=(2, 1, 1, 1, 2))
-    model = create_model(name, 3, geometry="released", encoder_parts=vgg, hidden=6)
+    model = create_model(name, 3, geometry="released", encoder_kwargs=vgg, hidden=6)
     assert_equals(name, model, _fcn(skips, scales), (33, 47))
 
 
@@ -176,7 +176,7 @@ def test_fcn_alexnet_as_released(assert_equals):
         3,
         encoder="alexnet",
         geometry="released",
-        encoder_parts=dict(widths=(4, 4, 8, 4, 4)),
+        encoder_kwargs=dict(widths=(4, 4, 8, 4, 4)),
         hidden=6,
     )
     assert_equals("fcn_alexnet", model, reference, (34, 47))

@@ -26,7 +26,7 @@ def test_auxiliary_head_stands_behind_the_third_stage():
         "fcn_resnet50",
         5,
         aux_weight=0.4,
-        encoder_parts=dict(width=4, depths=(1, 1, 1, 1)),
+        encoder_kwargs=dict(width=4, depths=(1, 1, 1, 1)),
     )
     image = jax.random.normal(jax.random.key(0), (2, 33, 47, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(1), image, train=False))()

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.models.layers import Conv
 from jaxseg.ops.partition import gather, pin
-from jaxseg.sharding import create_parallel
+from jaxseg.parallel.mesh import create_parallel
 
 
 class Net(nn.Module):

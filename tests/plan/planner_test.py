@@ -8,18 +8,18 @@ import jax
 import pytest
 
 from configs import shapes
+from jaxseg.parallel.mesh import create_parallel
 from jaxseg.plan import planner
 from jaxseg.plan.planner import make_plan, needed_bytes
-from jaxseg.plan.report import describe
+from jaxseg.plan.report import format_plan
 from jaxseg.plan.topology import GIB, open_topology, parse_topology
-from jaxseg.program import Program
-from jaxseg.sharding import create_parallel
+from jaxseg.training.setup import TrainingSetup
 
 
 @pytest.fixture
 def config():
     config = shapes.get_config()
-    config.model.parts = {"width": 4, "depths": (1, 1)}
+    config.model.kwargs = {"width": 4, "depths": (1, 1)}
     config.train.batch_size = 8
     return config
 
@@ -33,7 +33,7 @@ def topology():
 def test_plan_of_a_real_step(config, topology):
     plan = make_plan(config, topology, num_classes=3, image_shape=(8, 16, 3))
     step = plan["step"]
-    program = Program(
+    program = TrainingSetup(
         config,
         create_parallel(devices=topology.devices),
         num_classes=3,
@@ -67,7 +67,7 @@ def test_plan_of_a_real_step(config, topology):
     assert step["fits"] is None and "bounds" not in plan  # no chip, no limit
     assert plan["parallel"]["data"] == 4 and plan["parallel"]["space"] == 1
     json.dumps(plan)
-    assert "limit unknown" in describe(plan)
+    assert "limit unknown" in format_plan(plan)
 
 
 def made_up(fixed, per_image, *, fits_by_remat=1.0, calls=None):
@@ -124,15 +124,16 @@ def test_the_largest_batch(plan_of):
     assert calls == [8, 44, 48]
     assert largest["tried_bytes"] == {"2": 1200, "11": 2100, "12": 2200}
     assert "cures" not in plan
-    assert "11 for each of data=4 fits, 12 does not" in describe(plan)
+    assert "11 for each of data=4 fits, 12 does not" in format_plan(plan)
 
 
 def test_no_search(plan_of):
     calls = []
     plan = plan_of(made_up(1000, 100, calls=calls), limit=2150, compilations=0)
     assert calls == [8] and plan["largest_batch"]["per_shard_expected"] == 11
-    assert "about 11 for each of data=4 if memory is linear in it; 2 fits" in describe(
-        plan
+    assert (
+        "about 11 for each of data=4 if memory is linear in it; 2 fits"
+        in format_plan(plan)
     )
 
 
@@ -148,7 +149,7 @@ def test_remat_is_tried_where_a_step_does_not_fit(plan_of):
             "compile_seconds": 1.0,
         }
     ]
-    said = describe(plan)
+    said = format_plan(plan)
     assert "DOES NOT FIT" in said and "with model.remat=True: fits" in said
 
 
@@ -196,7 +197,7 @@ def test_space_is_tried_where_one_image_is_too_large(plan_of):
     }
     assert not first["fits"]
     assert second["changes"]["parallel.space"] == 4 and second["fits"]
-    assert "not even 1 for each of data=4 fits" in describe(plan)
+    assert "not even 1 for each of data=4 fits" in format_plan(plan)
 
 
 def test_remat_with_space(plan_of):
@@ -217,7 +218,7 @@ def test_cures_that_are_refused_say_why(plan_of, topology):
         return made_up(1000, 4000)(config, *args)
 
     plan = plan_of(compile_step, limit=2200)
-    assert "A map of 1 rows cannot be split" in describe(plan)
+    assert "A map of 1 rows cannot be split" in format_plan(plan)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_a_step_that_the_compiler_refuses(config, topology, monkeypatch):
         compilations=0,
     )
     assert plan["step"]["fits"] is False and plan["step"]["flops"] is None
-    assert "21.50 GiB of 15.75 GiB: DOES NOT FIT" in describe(plan)
+    assert "21.50 GiB of 15.75 GiB: DOES NOT FIT" in format_plan(plan)
 
 
 def test_pmap_and_wrong_batches_are_refused(config, topology):
@@ -295,7 +296,7 @@ def test_pmap_and_wrong_batches_are_refused(config, topology):
 
 def test_a_step_on_a_tpu_that_is_not_here(config):
     pytest.importorskip("libtpu")
-    config.model.parts = {"width": 2, "depths": (1,)}
+    config.model.kwargs = {"width": 2, "depths": (1,)}
     plan = make_plan(
         config,
         open_topology("v5e:2x2"),
@@ -308,4 +309,4 @@ def test_a_step_on_a_tpu_that_is_not_here(config):
         "all-reduce"
     }
     assert 0 < plan["bounds"]["step_at_least"] < plan["bounds"]["step_unhidden"] < 1e-3
-    assert "v5e:4x4" in describe(plan)
+    assert "v5e:4x4" in format_plan(plan)

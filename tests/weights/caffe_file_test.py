@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.utils.trees import unflatten
 from jaxseg.weights.caffe_file import read_caffe
 from jaxseg.weights.mapping import (
     CAFFE,
@@ -17,7 +18,6 @@ from jaxseg.weights.mapping import (
     WeightsError,
     conv_bgr,
     convert,
-    unflatten,
 )
 
 

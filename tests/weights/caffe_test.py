@@ -12,8 +12,9 @@ import jaxseg
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.layers import ConvTranspose, batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
+from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights.caffe import mappings
-from jaxseg.weights.mapping import WeightsError, convert, flatten, share, unflatten
+from jaxseg.weights.mapping import WeightsError, convert, match_fraction
 
 VGG16 = {
     "conv1_1": (64, 3, 3, 3),
@@ -171,7 +172,7 @@ def variables(name: str, encoder: str | None = None, classes: int = 21, **parts)
 
 def fitting(file, like, name: str, encoder: str | None = None, **parts):
     candidates = mappings({"name": name, "encoder": encoder} | parts)
-    return max(candidates, key=lambda mapping: share(file, mapping, like))
+    return max(candidates, key=lambda mapping: match_fraction(file, mapping, like))
 
 
 def number(value: np.ndarray) -> float:
@@ -321,7 +322,7 @@ def test_nothing_where_caffe_has_nothing():
     assert mappings({"name": "classifier", "encoder": "vgg16_bn"}) == ()
     # FCN-8s was released on VGG16 alone: only the classifier is left.
     (mapping,) = mappings({"name": "fcn8s", "encoder": "alexnet"})
-    assert mapping.parts == {}
+    assert mapping.kwargs == {}
 
 
 def test_geometry_and_normalisation_come_with_the_weights():

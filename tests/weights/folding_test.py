@@ -10,8 +10,9 @@ from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.classifier import Classifier, PooledHead
 from jaxseg.models.encoders import ENCODERS
 from jaxseg.models.layers import ConvTranspose, batch_norm
+from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights.folding import fold_batch_norm
-from jaxseg.weights.mapping import WeightsError, flatten, unflatten
+from jaxseg.weights.mapping import WeightsError
 
 
 def _random(model, shape):

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg.models.segmenter import initial_variables
+from jaxseg.models.variables import initial_variables
+from jaxseg.utils.trees import flatten
 from jaxseg.weights.importer import (
     class_dependent,
     export_weights,
     import_weights,
     start_from,
 )
-from jaxseg.weights.mapping import IMAGENET, WeightsError, flatten, summary
+from jaxseg.weights.mapping import IMAGENET, WeightsError, summary
 
 VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
-FCN = {"name": "fcn32s", "encoder_parts": VGG, "hidden": 6, "num_classes": 3}
+FCN = {"name": "fcn32s", "encoder_kwargs": VGG, "hidden": 6, "num_classes": 3}
 SEGNET = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
 METADATA = {"model": SEGNET, "normalization": IMAGENET, "channels": 3}
 

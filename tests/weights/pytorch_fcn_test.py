@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model
-from jaxseg.weights.mapping import WeightsError, convert, flatten, unflatten
+from jaxseg.utils.trees import flatten, unflatten
+from jaxseg.weights.mapping import WeightsError, convert
 from jaxseg.weights.pytorch_fcn import mappings
 
 CLASSES, HIDDEN = 3, 6
@@ -89,7 +90,7 @@ def _model(name, **parts):
     return create_model(
         name,
         CLASSES,
-        encoder_parts=dict(widths=WIDTHS),
+        encoder_kwargs=dict(widths=WIDTHS),
         hidden=HIDDEN,
         **parts,
     )
@@ -116,7 +117,7 @@ def _assert_same_logits(name, state, **parts):
     expected = _forward(torch, name, state, bgr).numpy().transpose(0, 2, 3, 1)
 
     mapping = _mapping(name, **parts)
-    model = _model(name, **mapping.parts, **parts)
+    model = _model(name, **mapping.kwargs, **parts)
     like = _shapes(model)
     variables = convert(state, like, mapping).variables
     assert variables.keys() == flatten(like).keys()

@@ -10,7 +10,7 @@ def test_unet_equals_smp(torchvision, assert_equals_torch):
     smp = pytest.importorskip("segmentation_models_pytorch")
     reference = smp.Unet("resnet18", encoder_weights=None, classes=3)
     (mapping,) = mappings({"name": "encoder_decoder", "encoder": "resnet18"})
-    model = create_model("encoder_decoder", 3, encoder="resnet18", **mapping.parts)
+    model = create_model("encoder_decoder", 3, encoder="resnet18", **mapping.kwargs)
     assert_equals_torch(model, reference, mapping, 64)
 
 

@@ -10,8 +10,9 @@ import pytest
 from jaxseg.models import create_model
 from jaxseg.models.classifier import DenseHead, create_classifier
 from jaxseg.models.heads import DenseAsConvolutions, Scores
+from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights import surgery
-from jaxseg.weights.mapping import WeightsError, flatten, unflatten
+from jaxseg.weights.mapping import WeightsError
 
 
 def test_dense_layer_as_convolution_keeps_each_cell():
@@ -118,7 +119,7 @@ def test_convolutional_net_equals_the_classifier(name):
     model = _classifier(name)
     variables = _random(model, size)
     conv = surgery.convolutionalise(variables, side)
-    parts = dict(encoder=name, encoder_parts=NETS[name][0])
+    parts = dict(encoder=name, encoder_kwargs=NETS[name][0])
     parts |= {} if name == "googlenet" else {"hidden": 8}
     assert _shapes(conv) == _shapes(_like(create_model("fcn32s", 5, **parts), 64))
 
@@ -234,7 +235,7 @@ def test_inputs_that_cannot_be_made_are_refused():
 def _fcn(name, num_classes=3):
     encoder = dict(widths=(2, 2, 2, 2, 4), depths=(1, 1, 1, 1, 1))
     return create_model(
-        name, num_classes, learned=True, hidden=4, encoder_parts=encoder
+        name, num_classes, learned=True, hidden=4, encoder_kwargs=encoder
     )
 
 
@@ -244,7 +245,7 @@ def _zeros(model):
 
 def test_each_stage_takes_over_all_of_the_one_before():
     coarse, fine = _random(_fcn("fcn32s"), 64), _zeros(_fcn("fcn16s"))
-    variables, new, dropped = surgery.take_over(coarse, fine)
+    variables, new, dropped = surgery.transfer(coarse, fine)
     assert new == (
         "params/decoder/skips_0/project/bias",
         "params/decoder/skips_0/project/kernel",
@@ -255,19 +256,19 @@ def test_each_stage_takes_over_all_of_the_one_before():
     for path, leaf in got.items():
         np.testing.assert_array_equal(leaf, (fresh if path in new else before)[path])
     # Back again, what the coarser net has no place for is named.
-    assert surgery.take_over(variables, coarse).dropped == new
+    assert surgery.transfer(variables, coarse).dropped == new
 
 
 def test_a_new_head_for_other_classes():
     old, like = _random(_fcn("fcn32s"), 64), _zeros(_fcn("fcn32s", 7))
     with pytest.raises(WeightsError, match=r"score/kernel is \(1, 1, 4, 3\), here"):
-        surgery.take_over(old, like)
-    variables, new, dropped = surgery.take_over(old, like, ("params/neck/score/*",))
+        surgery.transfer(old, like)
+    variables, new, dropped = surgery.transfer(old, like, ("params/neck/score/*",))
     assert new == dropped == ("params/neck/score/bias", "params/neck/score/kernel")
     score = variables["params"]["neck"]["score"]
     np.testing.assert_array_equal(score["kernel"], np.zeros((1, 1, 4, 7)))
     with pytest.raises(WeightsError, match=r"'params/head/.' matches nothing"):
-        surgery.take_over(old, like, ("params/head/*",))
+        surgery.transfer(old, like, ("params/head/*",))
 
 
 def test_bilinear_start_interpolates():

@@ -13,14 +13,8 @@ import pytest
 
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
-from jaxseg.weights.mapping import (
-    IMAGENET,
-    WeightsError,
-    convert,
-    flatten,
-    share,
-    unflatten,
-)
+from jaxseg.utils.trees import flatten, unflatten
+from jaxseg.weights.mapping import IMAGENET, WeightsError, convert, match_fraction
 from jaxseg.weights.torchvision import CLASSIFIERS, mappings
 
 
@@ -83,11 +77,11 @@ def test_every_tensor_of_a_segmenter_has_its_place(tensors, name, encoder, aux):
     plain, auxiliary, _ = mappings({"name": name, "encoder": encoder})
     mapping = auxiliary if aux else plain
     given = tensors(name.replace("resnet50", encoder), num_classes=21, aux_loss=aux)
-    like = _shapes(create_model(name, 21, encoder=encoder, **mapping.parts), size=64)
+    like = _shapes(create_model(name, 21, encoder=encoder, **mapping.kwargs), size=64)
     converted = convert(given, like, mapping)
     assert converted.variables.keys() == flatten(like).keys()
     assert len(given[mapping.classes]) == 21
-    assert share(given, mapping, like) > 0.8
+    assert match_fraction(given, mapping, like) > 0.8
 
 
 def test_an_auxiliary_head_is_free_on_both_sides(tensors):
@@ -98,8 +92,12 @@ def test_an_auxiliary_head_is_free_on_both_sides(tensors):
     headed = _shapes(create_model("fcn_resnet50", 21, **auxiliary.parts), size=64)
 
     assert convert(with_aux, bare, plain).variables.keys() == flatten(bare).keys()
-    assert share(with_aux, auxiliary, headed) > share(with_aux, plain, bare)
-    assert share(without, plain, bare) > share(without, auxiliary, headed)
+    assert match_fraction(with_aux, auxiliary, headed) > match_fraction(
+        with_aux, plain, bare
+    )
+    assert match_fraction(without, plain, bare) > match_fraction(
+        without, auxiliary, headed
+    )
     new = convert(without, headed, plain, replaced=frozenset()).new
     assert set(new) == flatten(headed).keys() - flatten(bare).keys()
 
@@ -172,7 +170,7 @@ def test_fcn_has_the_dense_layers_of_vgg16(torchvision):
         expected = reference.classifier[:6](x.flatten(1)).numpy()[0]
 
     widths = dict(widths=(2, 4, 8, 16, 16))
-    model = create_model("fcn32s", 5, encoder_parts=widths, hidden=8)
+    model = create_model("fcn32s", 5, encoder_kwargs=widths, hidden=8)
     (mapping,) = mappings({"name": "fcn32s", "encoder": "vgg16"})
     given = {k: v.numpy() for k, v in reference.state_dict().items()}
     converted = convert(given, _shapes(model), mapping, replaced=frozenset())

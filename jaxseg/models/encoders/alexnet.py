@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.encoders.geometry import convolution, halve
+from jaxseg.models.encoders.geometry import convolution, halving_max_pool
 from jaxseg.models.layers import Dtype, run_stage
 from jaxseg.ops.normalization import local_response_norm
 
@@ -70,7 +70,7 @@ class AlexNet(nn.Module):
         for i, stage in enumerate(stages, start=1):
             x = run_stage(stage(name=f"stage{i}"), x, train=train, remat=self.remat)
             maps.append(x)
-            x, place = halve(x, round_up=self.round_up)
+            x, place = halving_max_pool(x, round_up=self.round_up)
             pooled.append(x)
             places.append(place)
             if i < 3 and self.local_norm is not None:

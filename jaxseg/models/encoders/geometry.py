@@ -118,7 +118,7 @@ class Stage(nn.Module):
         return x
 
 
-def halve(
+def halving_max_pool(
     x: jax.Array, window: int = 3, *, round_up: bool = True
 ) -> tuple[jax.Array, jax.Array]:
     """Max-pools with stride 2 and no padding; also tells where the maxima stood.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.encoders.geometry import ConvNorm, halve
+from jaxseg.models.encoders.geometry import ConvNorm, halving_max_pool
 from jaxseg.models.layers import Dtype, batch_norm, run_stage
 from jaxseg.ops.normalization import local_response_norm
 from jaxseg.ops.pooling import max_pool_indices
@@ -82,7 +82,7 @@ class GoogLeNet(nn.Module):
         maps, pooled, places = [x], [None], [None]
 
         def pool(x, window=3):
-            x, place = halve(x, window, round_up=self.round_up)
+            x, place = halving_max_pool(x, window, round_up=self.round_up)
             pooled.append(x)
             places.append(place)
             return x

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.encoders.geometry import convolution, halve
+from jaxseg.models.encoders.geometry import convolution, halving_max_pool
 
 
 def test_strided_convolutions_look_as_far_to_the_left_as_to_the_right():
@@ -21,7 +21,7 @@ def test_strided_convolutions_look_as_far_to_the_left_as_to_the_right():
 @pytest.mark.parametrize("size", [(6, 8), (5, 8), (8, 5), (7, 7)])
 def test_halving_by_hand(window, round_up, size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
-    maxima, places = halve(jnp.asarray(x), window, round_up=round_up)
+    maxima, places = halving_max_pool(jnp.asarray(x), window, round_up=round_up)
     h, w = ((n + 1) // 2 if round_up else n // 2 for n in size)
     assert maxima.shape == places.shape == (2, h, w, 3)
     flat = x.reshape(2, -1, 3)
@@ -36,7 +36,7 @@ def test_halving_by_hand(window, round_up, size):
 
 def test_a_single_row_can_be_halved():
     x = jnp.array([-2.0, -3.0]).reshape(1, 1, 2, 1)
-    maxima, places = halve(x)
+    maxima, places = halving_max_pool(x)
     assert (maxima.item(), places.item()) == (-2.0, 0)
     with pytest.raises(ValueError, match="does not fit"):
-        halve(x, round_up=False)
+        halving_max_pool(x, round_up=False)

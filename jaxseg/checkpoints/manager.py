@@ -1,0 +1,302 @@
+"""Checkpoints of a run by Orbax: any pytree, and the position in the data."""
+
+import itertools
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from jaxseg.parallel.distributed import any_process, check_same, limited_wait
+from jaxseg.utils.trees import flatten
+
+State = TypeVar("State")
+
+UNSCORED = -1.0
+"""The mIoU of a checkpoint that was saved without an evaluation: never the best."""
+
+
+class CorruptCheckpointError(ValueError):
+    """A checkpoint's files are damaged, or some are missing."""
+
+
+class IncompatibleCheckpointError(ValueError):
+    """A checkpoint is whole, but this run cannot continue from it.
+
+    Attributes:
+        reason: "weights" if it holds parameters without a run, "version" if an older
+            jaxseg wrote it, "batch_size", or "leaves" if its arrays differ.
+        leaves: names of the arrays that differ.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        reason: Literal["weights", "version", "batch_size", "leaves"],
+        leaves: tuple[str, ...] = (),
+    ):
+        super().__init__(message)
+        self.reason = reason
+        self.leaves = leaves
+
+
+class CheckpointManager:
+    """The checkpoints of one run: the latest two, and the best by validation mIoU.
+
+    Saving is asynchronous and atomic: a run killed at any moment leaves only whole
+    checkpoints behind. The latest but one is kept to fall back on.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Opens `workdir/checkpoints`, making it where it does not exist."""
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        managers = checkpoint_managers
+        kept = managers.AnyPreservationPolicy(
+            [
+                managers.LatestN(2),
+                managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["miou"], reverse=False, n=1
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_names=("state", "data"),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics["miou"],
+                best_mode="max",
+                preservation_policy=kept,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self, step: int, state: Any, data: dict, miou: float | None = None
+    ) -> None:
+        """Saves the state after a step; returns while the files are being written.
+
+        Args:
+            step: number of steps taken.
+            state: after the step; a TrainState in a run.
+            data: position in the training data, as JSON.
+            miou: of the validation set at this step, where it was evaluated.
+        """
+        score = UNSCORED if miou is None or miou != miou else float(miou)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_shared(state)),
+                data=ocp.args.JsonSave(data),
+            ),
+            metrics={"miou": score},
+        )
+
+    def restore(self, step: int, like: State) -> tuple[State, dict]:
+        """Reads the state after `step`.
+
+        Args:
+            step: one of `steps()`.
+            like: shapes, types and placements of the state, whatever the devices and
+                placements that it was saved from.
+
+        Returns:
+            The state and the position in the data.
+
+        Raises:
+            CorruptCheckpointError: if files are damaged or missing.
+            IncompatibleCheckpointError: if its arrays differ from those of `like`, it
+                holds weights alone, or an older version wrote it.
+        """
+        self._check_leaves(step, like)
+        data = self._read(
+            step, "data", ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
+        )
+        if "batch_size" not in data:
+            raise IncompatibleCheckpointError(
+                f"{self.directory / str(step)} was written by an older version of "
+                "jaxseg, and this version cannot resume it.",
+                "version",
+            )
+        state = self._read(
+            step, "state", ocp.StandardCheckpointHandler, ocp.args.StandardRestore(like)
+        )
+        return state, data
+
+    def _read(
+        self, step: int, item: str, handler: type, args: ocp.args.CheckpointArgs
+    ) -> Any:
+        path = self.directory / str(step)
+        # Each process for itself: the manager would wait for one that cannot read its
+        # part, and that one for the others.
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}
+        )
+        try:
+            with ocp.Checkpointer(
+                handler(multiprocessing_options=alone), multiprocessing_options=alone
+            ) as checkpointer:
+                return checkpointer.restore(path / item, args=args)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise corrupt(path) from error
+
+    def restore_latest(
+        self,
+        like: State,
+        *,
+        batch_size: int,
+        fallback: bool,
+        accept_batch_size: bool,
+    ) -> tuple[State, dict] | None:
+        """Reads the state to resume from, the same in all processes.
+
+        Args:
+            like: as in `restore`.
+            batch_size: global batch size of the run that resumes.
+            fallback: whether to set a damaged checkpoint aside and read the one before.
+            accept_batch_size: whether the state may come from another batch size.
+
+        Returns:
+            The state and the position in the data; None if there is no checkpoint.
+
+        Raises:
+            CorruptCheckpointError: if files are damaged or missing, in any process.
+            IncompatibleCheckpointError: as `restore`; or if the batch size differs.
+        """
+        steps = self.steps()
+        check_same({"checkpoints in the workdir": steps})
+        for step in reversed(steps):
+            damage, restored = None, None
+            try:
+                restored = self.restore(step, like)
+            except CorruptCheckpointError as error:
+                damage = error
+            damaged = any_process(damage is not None)
+            if restored is not None and not damaged:
+                if not accept_batch_size:
+                    _check_batch_size(step, restored[1]["batch_size"], batch_size)
+                return restored
+            damage = damage or corrupt(self.directory / str(step))
+            if not fallback:
+                raise CorruptCheckpointError(
+                    f"{damage} The workdir has checkpoints of the steps {steps}."
+                ) from damage
+            aside = self.set_aside(step)
+            if jax.process_index() == 0:
+                print(f"{damage} It was moved to {aside}.", flush=True)
+        return None
+
+    def set_aside(self, step: int) -> Path:
+        """Renames a checkpoint that cannot be read, so that its step can be saved.
+
+        Of several processes all must ask for it.
+        """
+        source = self.directory / str(step)
+        name = f"corrupt_checkpoint_{step}"
+        names = itertools.chain([name], (f"{name}_{k}" for k in itertools.count(1)))
+        targets = (self.directory.parent / name for name in names)
+        target = next(path for path in targets if not path.exists())
+        if jax.process_index() == 0:
+            shutil.move(source, target)
+        multihost_utils.sync_global_devices("set aside")
+        self._manager.reload()
+        return target
+
+    def wait(self) -> None:
+        """Waits until every checkpoint is written."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> "CheckpointManager":
+        """The checkpoints themselves."""
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Waits until every checkpoint is written, and closes."""
+        with limited_wait(error):
+            self.wait()
+            self._manager.close()
+
+    def _check_leaves(self, step: int, like: Any) -> None:
+        stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
+        if "step" not in stored:
+            raise IncompatibleCheckpointError(
+                f"{self.directory.parent} holds weights, and no run to resume.",
+                "weights",
+            )
+        names = stored.keys() | wanted.keys()
+        differing = [x for x in sorted(names) if stored.get(x) != wanted.get(x)]
+        if differing:
+            shown = [
+                f"  {name}: {stored.get(name, 'absent')} in the checkpoint, "
+                f"{wanted.get(name, 'absent')} now"
+                for name in differing[:6]
+            ]
+            if len(differing) > 6:
+                shown.append(f"  and {len(differing) - 6} more")
+            raise IncompatibleCheckpointError(
+                f"{self.directory / str(step)} does not fit this run. These arrays "
+                "differ:\n" + "\n".join(shown),
+                "leaves",
+                tuple(differing),
+            )
+
+
+def _check_batch_size(step: int, saved: int, given: int) -> None:
+    if given != saved:
+        raise IncompatibleCheckpointError(
+            f"Up to step {step} this run had the global batch size {saved}, and not "
+            f"{given}.",
+            "batch_size",
+        )
+
+
+def _shared(state: Any) -> Any:
+    """A state that each process has for itself, as under `pmap`, as one of them all."""
+    leaves = jax.tree.leaves(state)
+    if jax.process_count() == 1 or not all(x.is_fully_addressable for x in leaves):
+        return state
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+    return multihost_utils.host_local_array_to_global_array(
+        state, mesh, jax.sharding.PartitionSpec()
+    )
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a saved state by their names, "params/head/bias".
+
+    Args:
+        path: of the checkpoint of one step.
+
+    Raises:
+        CorruptCheckpointError: if they cannot be found out.
+    """
+    try:
+        return _shapes(ocp.PyTreeCheckpointHandler().metadata(path / "state").tree)
+    except Exception as error:
+        raise corrupt(path) from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by its path; not the random key, which is stored unwrapped."""
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
+    return {name: shape for name, shape in shapes.items() if name != "key"}
+
+
+def corrupt(path: Path) -> CorruptCheckpointError:
+    """The error for a checkpoint that Orbax cannot read, whatever Orbax raises."""
+    # Orbax reads leaves concurrently and reports the first failure; asyncio would log
+    # all the others, a page each.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    return CorruptCheckpointError(
+        f"The checkpoint {path} cannot be read: it is damaged."
+    )

@@ -1,0 +1,341 @@
+"""A workdir describes itself: a trained model with everything its use requires.
+
+A workdir holds
+
+    metadata.json     model, class names, palette, normalization, config, versions
+    checkpoints/K/    the state after step K; K is 0 for imported weights
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxseg.checkpoints.manager import (
+    UNSCORED,
+    CheckpointManager,
+    corrupt,
+    stored_shapes,
+)
+from jaxseg.data.palette import distinct_palette
+from jaxseg.metadata import MetadataError, RunMetadata
+from jaxseg.models import create_model
+from jaxseg.models.variables import Variables, abstract_variables
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.utils.files import write_atomically
+from jaxseg.utils.trees import flatten, replace_leaves
+from jaxseg.weights import importer
+
+METADATA = "metadata.json"
+
+
+def load(
+    workdir: str | os.PathLike, checkpoint: str | int = "best"
+) -> tuple[nn.Module, Variables, RunMetadata]:
+    """Opens a trained model with nothing but its workdir.
+
+    Args:
+        workdir: of a training run, of imported weights, or made by `save`.
+        checkpoint: "best" by validation mIoU, "latest", or a step.
+
+    Returns:
+        The linen module; its variables, `batch_stats` and `params`, averaged ones if
+        the run averaged them; and its `RunMetadata`, with the step of the checkpoint.
+
+    Raises:
+        ValueError: if the workdir or the checkpoint does not exist.
+        MetadataError: if the metadata are damaged, or of a newer version.
+        CorruptCheckpointError: if files are damaged or missing.
+    """
+    metadata = read_metadata(workdir)
+    step = find_step(workdir, checkpoint)
+    model = create_model(**metadata.model)
+    path = Path(workdir).absolute() / "checkpoints" / str(step)
+    averaged = any(name.startswith("ema/") for name in stored_shapes(path))
+    params = "ema" if averaged else "params"
+    like = abstract_variables(model, metadata.channels)
+    like = {params: like["params"], "batch_stats": like.get("batch_stats", {})}
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            variables = checkpointer.restore(
+                path / "state",
+                args=ocp.args.PyTreeRestore(
+                    item=target,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                    partial_restore=True,
+                ),
+            )
+    except Exception as error:
+        raise corrupt(path) from error
+    variables["params"] = variables.pop(params)
+    return model, variables, metadata.replace(step=step)
+
+
+def save(
+    workdir: str | os.PathLike,
+    variables: Variables,
+    *,
+    model: Mapping[str, Any],
+    normalization: Normalization | Mapping[str, Sequence[float]],
+    class_names: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    **fields: Any,
+) -> None:
+    """Makes a workdir of a model that comes from elsewhere, for `load` and `jaxseg`.
+
+    Args:
+        workdir: folder to make; it must not hold a run.
+        variables: `params`, and `batch_stats` if the model has them.
+        model: keyword arguments of `create_model`.
+        normalization: of the images, or its `mean` and `std`.
+        class_names: K names; by default the numbers of the classes.
+        palette: K colors, RGB; by default distinct ones.
+        **fields: other fields of `RunMetadata`.
+
+    Raises:
+        ValueError: if the folder holds a run, or the variables are not the model's.
+        MetadataError: if a field of the metadata has a wrong value.
+    """
+    workdir, num_classes = Path(workdir), model["num_classes"]
+    if (workdir / METADATA).exists() or (workdir / "checkpoints").exists():
+        raise ValueError(f"{workdir} holds a run already; give another folder.")
+    if not isinstance(normalization, Normalization):
+        normalization = Normalization(**normalization)
+    colors = distinct_palette(num_classes) if palette is None else palette
+    names = map(str, range(num_classes)) if class_names is None else class_names
+    metadata = RunMetadata(
+        model=model,
+        class_names=tuple(names),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in colors),
+        normalization=normalization,
+        **fields,
+    )
+    state = {"params": {}, "batch_stats": {}} | dict(variables)
+    _check_variables(state, metadata)
+    with CheckpointManager(workdir) as checkpoints:
+        checkpoints.save(0, state, {"next_sample": 0})
+    write_metadata(workdir, metadata)
+
+
+class NormalizationMismatchError(ValueError):
+    """Pretrained weights expect images normalized in another way."""
+
+
+class PretrainedWeights:
+    """Weights of another run, or of a file, to initialize a model from.
+
+    From a workdir the best checkpoint is taken by the names of its arrays: those that
+    both models have are copied, and those that only the new one has keep their initial
+    values, so that FCN-16s starts from FCN-32s. In a file every array must have its
+    place, except with `head="new"`. A file is read once, when it is first needed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        model: Mapping[str, Any],
+        head: str = "keep",
+    ):
+        """Takes note of what to read.
+
+        Args:
+            path: a workdir or a file of weights.
+            model: keyword arguments of `create_model` for the model to initialize.
+            head: "new" keeps the initial values of layers that depend on the classes.
+
+        Raises:
+            ValueError: if `head` is neither "keep" nor "new".
+        """
+        if head not in ("keep", "new"):
+            raise ValueError(f'head={head!r}; it must be "keep" or "new".')
+        self.path = Path(path)
+        self._model = model
+        self._head = head
+
+    @cached_property
+    def _fitted(self) -> importer.FittedFile:
+        return importer.read_fitting(self.path, self._model)
+
+    @property
+    def normalization(self) -> Normalization:
+        """The normalization that the weights were trained with."""
+        if self.path.is_dir():
+            return read_metadata(self.path).normalization
+        return self._fitted.mapping.normalization
+
+    def initialize(
+        self, variables: Variables, normalization: Normalization
+    ) -> tuple[Variables, tuple[str, ...], tuple[str, ...]]:
+        """Copies the weights into a model's variables.
+
+        Args:
+            variables: `params` and `batch_stats` before the first step.
+            normalization: of the images that the new run feeds.
+
+        Returns:
+            The variables; names of the arrays that were not found; names of those
+            found that have no place in the new model.
+
+        Raises:
+            ValueError: if an array of the same name has another shape, or no name is
+                common to both.
+            NormalizationMismatchError: if the normalizations differ.
+        """
+        target = flatten(variables)
+        found, unused = self._read(variables, target)
+        common = found.keys() & target.keys()
+        if not common:
+            raise ValueError(f"{self.path} has no parameter of this model's names.")
+        if self.normalization != normalization:
+            raise NormalizationMismatchError(
+                f"{self.path} was trained with {self.normalization}, and this run uses "
+                f"{normalization}."
+            )
+        # From the host: what lies on one device cannot go to another process's.
+        placed = {
+            name: jax.device_put(np.asarray(found[name]), target[name].sharding)
+            for name in common
+        }
+        missing = sorted(target.keys() - common)
+        return replace_leaves(variables, placed), tuple(missing), tuple(unused)
+
+    def _read(
+        self, variables: Variables, target: dict[str, Any]
+    ) -> tuple[dict[str, Any], Sequence[str]]:
+        """Arrays by name, and the names of those that have no place."""
+        if not self.path.is_dir():
+            converted = self._fitted.convert(variables, head=self._head)
+            return converted.variables, converted.dropped
+        _, stored, _ = load(self.path)
+        found = flatten(stored)
+        replaced = (
+            importer.class_dependent(self._model)
+            if self._head == "new"
+            else frozenset()
+        )
+        unused = sorted((found.keys() - target.keys()) | (found.keys() & replaced))
+        found = {name: found[name] for name in found.keys() - replaced}
+        _check_shapes(self.path, found, target)
+        return found, unused
+
+
+def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int:
+    """The step of the checkpoint that is asked for.
+
+    Args:
+        workdir: of a training run.
+        checkpoint: "best" by validation mIoU (the latest, where none was evaluated),
+            "latest", or a step.
+
+    Returns:
+        The step.
+
+    Raises:
+        ValueError: if there is no such checkpoint; the message lists those there are.
+    """
+    directory = Path(workdir) / "checkpoints"
+    steps = sorted(
+        int(path.name)
+        for path in (directory.iterdir() if directory.is_dir() else ())
+        if path.name.isdecimal()
+    )
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint; train into it first.")
+    if checkpoint == "latest":
+        return steps[-1]
+    if checkpoint == "best":
+        return max(steps, key=lambda step: (_score(directory / str(step)), step))
+    if str(checkpoint).isdecimal() and int(checkpoint) in steps:
+        return int(checkpoint)
+    raise ValueError(
+        f"{workdir} has no checkpoint {checkpoint!r}; take best, latest or one of "
+        f"{', '.join(map(str, steps))}."
+    )
+
+
+def write_metadata(workdir: str | os.PathLike, metadata: RunMetadata) -> None:
+    """Writes the description of a workdir, with versions and commit, atomically."""
+    path = Path(workdir) / METADATA
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = metadata.replace(versions=_versions(), git_commit=_commit())
+    write_atomically(path, json.dumps(metadata.to_json()))
+
+
+def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
+    """Reads what `write_metadata` wrote, or what an earlier version did.
+
+    Raises:
+        ValueError: if the folder is not a workdir.
+        MetadataError: if the file is damaged, or of a newer version.
+    """
+    path = Path(workdir) / METADATA
+    if not path.is_file():
+        raise ValueError(
+            f"{workdir} is not the workdir of a training run: it has no {METADATA}."
+        )
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MetadataError(f"{path} is damaged: {error}.") from error
+    return RunMetadata.from_json(content, str(path))
+
+
+def _score(path: Path) -> float:
+    """Validation mIoU of a checkpoint."""
+    file = path / "metrics" / "metrics"
+    return json.loads(file.read_text())["miou"] if file.is_file() else UNSCORED
+
+
+def _versions() -> dict[str, str]:
+    names = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {name: packages.version(name) for name in names}
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, where the package runs from one."""
+    try:
+        output = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.stdout.strip()
+
+
+def _check_variables(state: Variables, metadata: RunMetadata) -> None:
+    model = create_model(**metadata.model)
+    like = abstract_variables(model, metadata.channels)
+    given, wanted = flatten(state), flatten(like)
+    wrong = sorted(given.keys() ^ wanted.keys())
+    if wrong:
+        raise ValueError(
+            f"These are not the variables of {metadata.model_name}: "
+            f"{', '.join(wrong[:6])} are in one of them alone."
+        )
+    _check_shapes("what is saved", given, wanted)
+
+
+def _check_shapes(path: str | os.PathLike, found: Variables, target: Variables) -> None:
+    wrong = [
+        f"{name}: {found[name].shape} there, {leaf.shape} here"
+        for name, leaf in target.items()
+        if name in found and found[name].shape != leaf.shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} does not fit this model. {'; '.join(wrong[:6])}.")

@@ -1,0 +1,1 @@
+"""From images to class maps: networks, scorers, predictors, evaluation and export."""

@@ -1,0 +1,109 @@
+"""Softmax cross-entropy."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+DENOMINATORS = ("pixels", "weights", "none")
+
+
+def cross_entropy(
+    logits: jax.Array,
+    label: jax.Array,
+    *,
+    class_weights: jax.Array | None = None,
+    denominator: str = "pixels",
+    ignore_index: int = 255,
+    label_smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax cross-entropy summed over the valid pixels, and what to divide it by.
+
+        total = sum_i sum_k q_ik w_k (-log softmax(logits_i)_k),
+        q_ik  = (1 - label_smoothing) [k = label_i] + label_smoothing / K
+
+    The sum and the denominator come apart so that both can be summed over devices
+    before `divide` makes the loss of them: a mean of the devices' means would weigh
+    a pixel by how much void its neighbours hold. The denominators are
+
+        "pixels"   number of valid pixels (Caffe normalize: true; caffe-segnet)
+        "weights"  sum of w[label] over the valid pixels (PyTorch's weighted mean)
+        "none"     0, by which `divide` leaves the sum alone (Caffe normalize: false)
+
+    Without class weights "pixels" and "weights" are equal.
+
+    Void pixels take no part: their logits, even infinite or NaN ones, change neither
+    the value nor a gradient, and their own gradient is exactly 0. Without any valid
+    pixel both results are 0. A label that is neither below K nor void cannot be
+    reported from a device, so it makes the sum NaN.
+
+    Args:
+        logits: scores `[..., K]` of any float type; the arithmetic is float32.
+        label: integers `[...]` in 0..K-1, or `ignore_index`.
+        class_weights: one weight per class `[K]`; None counts every class alike.
+        denominator: "pixels", "weights" or "none", as above.
+        ignore_index: label of the void pixels.
+        label_smoothing: share of the target spread evenly over all classes, in [0, 1].
+
+    Returns:
+        (sum, denominator), float32 scalars.
+
+    Raises:
+        ValueError: for shapes that do not fit, labels that are not integers, or an
+            unknown denominator.
+
+    Source: Caffe's SoftmaxWithLoss; torch.nn.functional.cross_entropy.
+    """
+    num_classes = logits.shape[-1]
+    if label.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels of shape {label.shape} do not fit logits of shape "
+            f"{logits.shape}: expected {logits.shape[:-1]}"
+        )
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, not {label.dtype}")
+    if denominator not in DENOMINATORS:
+        raise ValueError(
+            f"unknown denominator {denominator!r}; known: {', '.join(DENOMINATORS)}"
+        )
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], not {label_smoothing}")
+    if class_weights is None:
+        weights = jnp.ones(num_classes, jnp.float32)
+    else:
+        weights = jnp.asarray(class_weights, jnp.float32)
+    if weights.shape != (num_classes,):
+        raise ValueError(
+            f"class_weights has shape {weights.shape}, the logits need ({num_classes},)"
+        )
+
+    label = label.astype(jnp.int32)
+    valid = label != ignore_index
+    # Void logits are replaced before anything is computed from them: a mask on the
+    # loss alone would let the gradient multiply their infinities by zero.
+    logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+    log_probability = jax.nn.log_softmax(logits)
+
+    # Comparison instead of a gather: it fuses, it partitions over space as it is,
+    # and TPUs gather slowly.
+    classes = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    weights = lax.broadcast_in_dim(weights, logits.shape, (logits.ndim - 1,))
+    is_label = (label[..., None] == classes) & valid[..., None]
+    target = jnp.where(is_label, 1.0 - label_smoothing, 0.0)
+    target += label_smoothing / num_classes * valid[..., None]
+    # A class that is no target may have the probability 0, and 0 * inf is NaN.
+    total = -jnp.sum(
+        jnp.where(target > 0, target * weights * log_probability, 0.0),
+        dtype=jnp.float32,
+    )
+    unknown = valid & ((label < 0) | (label >= num_classes))
+    total = jnp.where(jnp.any(unknown), jnp.nan, total)
+
+    if denominator == "pixels":
+        # Of a pod's batch there can be more pixels than an int32 can count.
+        rows = jnp.sum(valid, axis=-1, dtype=jnp.int32)
+        divisor = jnp.sum(rows, dtype=jnp.float32)
+    elif denominator == "weights":
+        divisor = jnp.sum(jnp.where(is_label, weights, 0.0))
+    else:
+        divisor = jnp.zeros((), jnp.float32)
+    return total, divisor

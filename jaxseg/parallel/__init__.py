@@ -1,0 +1,1 @@
+"""Devices and processes: meshes, several processes as one run, compiled programs."""

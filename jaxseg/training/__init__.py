@@ -1,0 +1,1 @@
+"""Training: what a config means, the step, and the loop around it."""

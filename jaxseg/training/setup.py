@@ -1,0 +1,128 @@
+"""What a config trains: the model, its optimizer, its state and its compiled steps."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxseg.losses import LossFn
+from jaxseg.models import create_model
+from jaxseg.models.freezing import frozen_layers
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.parallel.mesh import REPLICATED, Parallel
+from jaxseg.training.config import ConfigError, config_section, model_kwargs
+from jaxseg.training.optimizer import create_optimizer, create_schedule
+from jaxseg.training.step import batch_statistics, create_state, train_step
+
+
+class TrainingSetup:
+    """The functions of a run, for the devices that it uses; none is compiled yet.
+
+    They need no data, and the devices need not exist: `state` and `batch` are abstract,
+    and `train_step.lower(state, batch).compile()` reports the cost of a step ahead of
+    time.
+
+    Attributes:
+        model: the network, with float32 logits; for evaluation.
+        model_kwargs: its keyword arguments for `create_model`.
+        schedule: learning rate by number of updates.
+        init: called as `(key=...)`, returns the state before the first step.
+        train_step: see `training.step.train_step`; called with a state, whose memory
+            it reuses, and a batch.
+        batch_statistics: see `training.step.batch_statistics`; called with a state and
+            a batch.
+        state: shapes, types and placements of a state.
+        batch: the same of the global batch (not for `pmap`).
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        parallel: Parallel,
+        *,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        normalization: Normalization,
+        loss_fn: LossFn,
+    ):
+        """Builds the model, the optimizer and the steps.
+
+        Args:
+            config: as `default_config`, and passed by `check_config`.
+            parallel: the devices and the way to use them.
+            num_classes: K.
+            image_shape: (H, W, C) of a training image.
+            normalization: of the images.
+            loss_fn: (logits, label) -> (sum, denominator); see `create_loss`.
+
+        Raises:
+            ConfigError: if the config names what does not exist, or the images cannot
+                be split over the devices.
+        """
+        channels = image_shape[2]
+        for values in (normalization.mean, normalization.std):
+            if len(values) not in (1, channels):
+                raise ConfigError(
+                    f"{normalization} does not fit images with {channels} channels; "
+                    'set config.normalization.mean="(127.0,)" and '
+                    'config.normalization.std="(64.0,)" for any number of channels.'
+                )
+        self.model_kwargs = model_kwargs(config, num_classes)
+        accumulate_steps = config.optimizer.accumulate_steps
+        with config_section("schedule"):
+            # An update may use several batches; the schedule counts updates.
+            self.schedule = create_schedule(
+                steps=max(config.train.steps // accumulate_steps, 1), **config.schedule
+            )
+        with config_section("optimizer"):
+            optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
+        with config_section("model"):
+            model = create_model(
+                **self.model_kwargs,
+                logits_dtype=config.loss.logits_dtype,
+                axis_name=parallel.axis_name,
+            )
+        self.model = model.clone(logits_dtype=jnp.float32)
+        step_args = dict(
+            model=model,
+            normalization=normalization,
+            freeze_batch_stats=tuple(config.train.freeze_batch_stats),
+        )
+        ema_decay = config.train.ema_decay
+        init = partial(
+            create_state,
+            model,
+            optimizer,
+            image_shape=image_shape,
+            ema=ema_decay > 0,
+        )
+        with config_section("optimizer.lr_multipliers"):
+            state = jax.eval_shape(init, jax.random.key(0))
+        self.state = parallel.abstract(state)
+        with config_section("train.freeze_batch_stats"):
+            frozen_layers(self.state.batch_stats, config.train.freeze_batch_stats)
+        self.init = jax.jit(
+            init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        )
+        self.train_step = parallel.compile(
+            partial(
+                train_step,
+                optimizer=optimizer,
+                loss_fn=loss_fn,
+                ema_decay=ema_decay,
+                **step_args,
+            ),
+            outputs=(parallel.specs(self.state), REPLICATED),
+            donate=True,
+        )
+        self.batch_statistics = parallel.compile(partial(batch_statistics, **step_args))
+        label = (config.train.batch_size, *image_shape[:2])
+        self.batch = {
+            name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.split)
+            for name, shape in (("image", (*label, image_shape[2])), ("label", label))
+        }
+        # An error in the step appears when it is traced: now, before there is a
+        # workdir. It is still traced only once, except under pmap, which keeps no trace.
+        if parallel.backend != "pmap":
+            self.train_step.eval_shape(self.state, self.batch)

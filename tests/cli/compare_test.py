@@ -1,0 +1,167 @@
+"""Comparing evaluations of three images of two classes, and refusing what differs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxseg import cli
+from jaxseg.inference.image_metrics import ImageMetrics, load_counts
+from jaxseg.metrics import paired_bootstrap
+
+NAMES = ("road", "sky")
+LABEL = np.array([[0, 0, 0, 1]], np.uint8)
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Makes a workdir's report.npz of predictions by the names of their images."""
+
+    def make(name, predictions, *, labels=(), classes=NAMES, boundary=False):
+        source = [
+            {"name": image, "label": dict(labels).get(image, LABEL)}
+            for image in predictions
+        ]
+        metadata = {"class_names": classes, "palette": ((0, 0, 0), (9, 9, 9))}
+        card = ImageMetrics(source, metadata, boundary=boundary)
+        for i, prediction in enumerate(predictions.values()):
+            card.add(i, np.array([prediction], np.uint8))
+        (tmp_path / name).mkdir()
+        card.save(tmp_path / name / "report.npz")
+        return tmp_path / name
+
+    return make
+
+
+def compare(*arguments):
+    return cli.main(["compare", *map(str, arguments)])
+
+
+RIGHT, WRONG, HALF = (0, 0, 0, 1), (1, 1, 1, 0), (0, 0, 1, 1)
+
+
+def test_differences_and_intervals(evaluated, tmp_path, capsys):
+    # Pooled over the images, a: road 5 of 10, sky 2 of 7; b: road 8 of 9, sky 3 of 4.
+    a = evaluated("a", {"x": RIGHT, "y": HALF, "z": WRONG})
+    b = evaluated("b", {"x": RIGHT, "y": HALF, "z": RIGHT})
+    output = tmp_path / "new" / "difference.json"
+    assert compare(a, b, a, "--output", output) == 0
+
+    result = json.loads(output.read_text())
+    assert result["first"] == str(a)
+    to_b, to_a = result["compared"]
+    assert (to_b["run"], to_a["run"]) == (str(b), str(a))
+    assert list(to_b["iou"]) == ["road", "sky", "mean"]
+    first, second = {"road": 5 / 10, "sky": 2 / 7}, {"road": 8 / 9, "sky": 3 / 4}
+    first["mean"], second["mean"] = (np.mean(list(x.values())) for x in (first, second))
+    mean, classes = paired_bootstrap(
+        load_counts(a / "report.npz")[1]["iou"],
+        load_counts(b / "report.npz")[1]["iou"],
+        NAMES,
+    )
+    for name, row in to_b["iou"].items():
+        assert row["first"] == pytest.approx(first[name])
+        assert row["second"] == pytest.approx(second[name])
+        assert row["difference"] == pytest.approx(second[name] - first[name])
+        interval = mean if name == "mean" else classes[name]
+        assert (row["low"], row["high"]) == (interval.low, interval.high)
+        same = to_a["iou"][name]
+        assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
+
+    printed = capsys.readouterr().out
+    assert "road    50.0    88.9       +38.9  [" in printed
+    assert f"A  {a}\nB  {b}\n" in printed
+    assert "on 3 images" in printed
+    assert "boundary" not in printed
+
+
+def test_a_star_marks_what_leaves_out_zero(evaluated, capsys):
+    a = evaluated("a", {i: (0, 0, 1, 0) for i in "xyz"})
+    b = evaluated("b", {i: RIGHT for i in "xyz"})
+    assert compare(a, b) == 0
+    lines = capsys.readouterr().out.splitlines()
+    stars = [line.split()[0] for line in lines if line.endswith("] *")]
+    assert stars == ["road", "sky", "mean"]
+    assert compare(a, a) == 0
+    assert "] *" not in capsys.readouterr().out
+
+
+def test_boundaries_are_compared_where_all_have_them(evaluated, capsys):
+    predictions = {"x": RIGHT, "y": HALF}
+    a = evaluated("a", predictions, boundary=True)
+    b = evaluated("b", predictions, boundary=True)
+    plain = evaluated("plain", predictions)
+    assert compare(a, b) == 0
+    assert "\nboundary F1\n" in capsys.readouterr().out
+    assert compare(a, b, plain) == 0
+    assert "boundary" not in capsys.readouterr().out
+
+
+def test_the_order_of_the_records_does_not_matter(evaluated, capsys):
+    a = evaluated(
+        "a", {"x": RIGHT, "y": HALF, "z": WRONG}, labels={"y": LABEL[:, ::-1]}
+    )
+    b = evaluated(
+        "b", {"z": WRONG, "x": RIGHT, "y": HALF}, labels={"y": LABEL[:, ::-1]}
+    )
+    assert compare(a, b) == 0
+    assert "+0.0  [ +0.0,  +0.0]" in capsys.readouterr().out
+
+
+def test_files_stand_for_runs(evaluated, tmp_path):
+    a = evaluated("a", {"x": RIGHT, "y": HALF})
+    b = evaluated("b", {"x": RIGHT, "y": WRONG})
+    (b / "report.json").touch()
+    assert compare(a / "report.npz", b / "report.json") == 0
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (
+            {"predictions": {"x": RIGHT}},
+            "on 2 and 1 images, of which y is only in {a}. Evaluate",
+        ),
+        (
+            {"predictions": {"x": RIGHT, "q": HALF}},
+            "on 2 and 2 images, of which q is only in {b}. Evaluate",
+        ),
+        (
+            {"predictions": {"x": RIGHT, "y": HALF}, "labels": {"y": 1 - LABEL}},
+            "the labels of 1 images differ, y among them.",
+        ),
+        (
+            {"predictions": {"x": RIGHT, "y": HALF}, "classes": ("road", "tree")},
+            "their classes are road, sky and road, tree.",
+        ),
+    ],
+)
+def test_other_data_are_refused_by_name(evaluated, capsys, other, message):
+    a, b = evaluated("a", {"x": RIGHT, "y": HALF}), evaluated("b", **other)
+    assert compare(a, b) == 1
+    error = capsys.readouterr().err
+    assert f"error: {a} and {b} cannot be compared: " in error
+    assert message.format(a=a, b=b) in error
+
+
+def test_what_is_missing_is_said(evaluated, tmp_path, capsys):
+    a = evaluated("a", {"x": RIGHT})
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "old.json").touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    messages = {
+        "fresh": f"was not evaluated: there is no {tmp_path}/fresh/report.npz. Run "
+        f"`jaxseg evaluate --workdir {tmp_path}/fresh`.",
+        "nowhere": f"There is no {tmp_path}/nowhere.",
+        "old.json": f"Run `jaxseg evaluate --output {tmp_path}/old.json`.",
+        "notes.txt": "is neither a workdir nor",
+        "bad.npz": "is damaged",
+    }
+    for name, message in messages.items():
+        assert compare(a, tmp_path / name) == 1
+        assert message in capsys.readouterr().err
+    assert compare(a) == 1
+    assert "two runs or more" in capsys.readouterr().err
+    assert compare(a, a, "--output", tmp_path) == 1
+    assert "is a folder" in capsys.readouterr().err

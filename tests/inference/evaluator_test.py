@@ -1,0 +1,201 @@
+"""Scores are compared with a count in numpy, pixel by pixel, of one image at a time."""
+
+from types import SimpleNamespace
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.inference import evaluator as evaluator_module
+from jaxseg.inference.evaluator import Evaluator
+from jaxseg.inference.scorers import network
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.parallel.mesh import create_parallel
+
+K, VOID = 4, 255
+SIZE = (24, 40)
+NORMALIZATION = Normalization((128.0,), (64.0,))
+
+
+class Net(nn.Module):
+    """One convolution to K classes: all that evaluation needs of a network."""
+
+    kernel: int = 5
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        del train
+        return nn.Conv(K, (self.kernel, self.kernel))(image)
+
+
+class Records:
+    """Images of given sizes in memory, each with a void corner."""
+
+    def __init__(self, *sizes):
+        rng = np.random.default_rng(0)
+        self.sizes = sizes
+        self.info = SimpleNamespace(channels=3)
+        self._records = []
+        for i, size in enumerate(sizes):
+            label = rng.integers(0, K, size, np.uint8)
+            label[:3, : 2 + i] = VOID
+            image = rng.integers(0, 256, (*size, 3), np.uint8)
+            self._records.append({"image": image, "label": label, "name": str(i)})
+
+    def __len__(self):
+        return len(self._records)
+
+    def __getitem__(self, index):
+        return self._records[index]
+
+
+def make(net=None, *, image_size=None, devices=1, backend="jit", batch_size=4):
+    net = net or Net()
+    variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    evaluate = Evaluator(
+        network(net, NORMALIZATION),
+        num_classes=K,
+        batch_size=batch_size,
+        parallel=create_parallel(backend, devices),
+        image_size=image_size,
+    )
+    return evaluate, variables
+
+
+def watched(evaluate, variables, records):
+    """The confusion, and the predictions by record number."""
+    kept = {}
+    confusion, _ = evaluate(variables, records, watch=kept.__setitem__)
+    return confusion, dict(sorted(kept.items()))
+
+
+def logits_of(net, variables, image):
+    return np.asarray(net.apply(variables, NORMALIZATION(image[None]), train=False))[0]
+
+
+def count(records, predictions):
+    counts = np.zeros((K, K), np.int64)
+    for record, prediction in zip(records, predictions, strict=True):
+        for true, predicted in zip(record["label"].flat, prediction.flat, strict=True):
+            if true != VOID:
+                counts[true, predicted] += 1
+    return counts
+
+
+@pytest.fixture(scope="module")
+def uniform():
+    """Eleven images of one size: the last of three batches of four lacks one."""
+    return Records(*[SIZE] * 11)
+
+
+@pytest.fixture(scope="module")
+def expected(uniform):
+    _, variables = make()
+    images = [record["image"] for record in uniform]
+    return [logits_of(Net(), variables, image).argmax(-1) for image in images]
+
+
+@pytest.mark.parametrize(
+    "backend, devices",
+    [("jit", 1), ("jit", 4), ("shard_map", 4), ("pmap", 1), ("pmap", 4)],
+)
+def test_counts_are_brute_force_on_any_devices(uniform, expected, backend, devices):
+    evaluate, variables = make(backend=backend, devices=devices)
+    confusion, kept = watched(evaluate, variables, uniform)
+    counts = count(uniform, expected)
+    assert (counts > 50).all()  # the comparison means something
+    np.testing.assert_array_equal(confusion.counts, counts)
+    assert list(kept) == list(range(11))
+    for index, prediction in kept.items():
+        assert prediction.dtype == np.uint8
+        np.testing.assert_array_equal(prediction, expected[index])
+
+
+def test_fillers_of_the_last_batch_and_void_are_not_counted(uniform):
+    evaluate, variables = make()
+    confusion, _ = evaluate(variables, uniform)
+    valid = sum((record["label"] != VOID).sum() for record in uniform)
+    assert valid < 11 * 24 * 40
+    assert confusion.counts.sum() == valid
+
+
+def test_resized_images_are_scored_at_the_size_of_their_labels():
+    records = Records((40, 56), (40, 56), (70, 33))
+    evaluate, variables = make(image_size=(16, 24))
+    confusion, kept = watched(evaluate, variables, records)
+    for index, prediction in kept.items():
+        height, width = records.sizes[index]
+        small = cv2.resize(
+            records[index]["image"], (24, 16), interpolation=cv2.INTER_AREA
+        )
+        logits = cv2.resize(logits_of(Net(), variables, small), (width, height))
+        assert prediction.shape == (height, width)
+        # OpenCV interpolates in its own rounding, which may tip a tie.
+        assert np.mean(prediction == logits.argmax(-1)) > 0.998
+    np.testing.assert_array_equal(confusion.counts, count(records, kept.values()))
+
+
+def test_mixed_sizes_are_scored_each_at_its_own():
+    net = Net(kernel=1)  # so that padding has no influence on pixels beside it
+    records = Records((24, 40), (70, 33), (24, 41), (66, 40), (24, 40))
+    evaluate, variables = make(net)
+    confusion, kept = watched(evaluate, variables, records)
+    predictions = [
+        logits_of(net, variables, record["image"]).argmax(-1) for record in records
+    ]
+    np.testing.assert_array_equal(confusion.counts, count(records, predictions))
+    for index, prediction in kept.items():
+        np.testing.assert_array_equal(prediction, predictions[index])
+
+
+@pytest.mark.parametrize("backend", ["jit", "shard_map", "pmap"])
+def test_nothing_is_traced_again(uniform, monkeypatch, backend):
+    traces = []
+    step = evaluator_module.eval_step
+
+    def counted(*args, **kwargs):
+        traces.append(kwargs["axis_name"])
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(evaluator_module, "eval_step", counted)
+    evaluate, variables = make(backend=backend, devices=4)
+    first, _ = evaluate(variables, uniform)
+    once = len(traces)
+    changed = jax.tree.map(lambda x: -x, variables)
+    placed = jax.device_put(changed, create_parallel(backend, 4).replicated)
+    second, _ = evaluate(changed, uniform)
+    third, _ = evaluate(placed, uniform)
+    assert len(traces) == once
+    assert not np.array_equal(first.counts, second.counts)
+    np.testing.assert_array_equal(second.counts, third.counts)
+
+
+def test_more_pixels_than_can_be_counted_are_refused(uniform, monkeypatch):
+    monkeypatch.setattr(evaluator_module, "MOST_PIXELS", 4 * 24 * 40 - 1)
+    evaluate, variables = make()
+    with pytest.raises(ValueError, match=r"3840 pixels .* smaller eval\.batch_size"):
+        evaluate(variables, uniform)
+
+
+def test_batches_can_be_watched(uniform):
+    seen = []
+
+    def watch(batches):
+        seen.append(len(batches))
+        for batch in batches:
+            seen.append(batch["index"].tolist())
+            yield batch
+
+    evaluate, variables = make()
+    evaluate(variables, uniform, progress=watch)
+    assert seen == [3, [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, -1]]
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(
+        ValueError, match=r"eval\.batch_size=6 .* 4 devices that share it; take 4 or"
+    ):
+        make(devices=4, batch_size=6)

@@ -1,0 +1,192 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.inference.evaluator import Evaluator
+from jaxseg.inference.predictor import Predictor
+from jaxseg.inference.scorers import network
+from jaxseg.models import create_model
+from jaxseg.models.variables import initial_variables
+from jaxseg.ops.crf import PRESETS, dense_crf
+from jaxseg.ops.image_normalization import Normalization
+from jaxseg.ops.resize import resize_bilinear
+from jaxseg.parallel.mesh import create_parallel
+
+NAMES = ("road", "sky", "tree")
+PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0))
+
+
+NORMALIZATION = Normalization((120.0,), (60.0,))
+METADATA = {
+    "channels": 3,
+    "class_names": NAMES,
+    "palette": PALETTE,
+    "image_size": None,
+    "normalization": {"mean": [120.0], "std": [60.0]},
+}
+BUMP = np.linspace(-2, 2, 16, dtype=np.float32).reshape(1, 1, 16, 1)
+
+
+class Net(nn.Module):
+    """A convolution of 5x5 to three classes: a pixel sees two around it."""
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        del train
+        return nn.Conv(3, (5, 5))(image)
+
+
+def make(image_size=None, channels=3):
+    net = Net()
+    shape = (1, 8, 8, channels)
+    variables = net.init(jax.random.key(1), jnp.zeros(shape), train=False)
+    metadata = METADATA | {"channels": channels, "image_size": image_size}
+    return Predictor(net, variables, metadata), variables
+
+
+def draw(height, width, channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, channels), np.uint8)
+
+
+def scores(variables, image):
+    normalized = (image[None].astype(np.float32) - 120) / 60
+    return np.asarray(Net().apply(variables, normalized, train=False))[0]
+
+
+def expect(variables, image):
+    return scores(variables, image).argmax(-1)
+
+
+def test_predicts_the_network_s_best_class_of_every_pixel():
+    predict, variables = make()
+    image = draw(24, 40)
+    classes = predict(image)
+    assert classes.dtype == np.uint8
+    np.testing.assert_array_equal(classes, expect(variables, image))
+    assert set(np.unique(classes)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 51), (7, 64)])
+def test_other_sizes_continue_their_last_row_and_column(size):
+    predict, variables = make()
+    image = draw(*size)
+    height, width = size
+    padded = np.pad(image, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
+    classes = predict(image)
+    assert classes.shape == size
+    np.testing.assert_array_equal(classes, expect(variables, padded)[:height, :width])
+
+
+def test_images_of_similar_sizes_share_a_program():
+    _, variables = make()
+    traces = []
+
+    def counted(variables, image):
+        traces.append(image.shape)
+        return network(Net(), NORMALIZATION)(variables, image)
+
+    predict = Predictor(counted, variables, METADATA)
+    for height in range(33, 41):
+        assert predict(draw(height, 88 - height)).shape == (height, 88 - height)
+    assert traces == [(1, 40, 56, 3), (1, 40, 48, 3)]
+    predict = Predictor(counted, variables, METADATA | {"image_size": [16, 16]})
+    for height in range(33, 41):
+        assert predict(draw(height, 88 - height)).shape == (height, 88 - height)
+    assert traces[2:] == [(1, 16, 16, 3)]
+
+
+@pytest.mark.parametrize("image_size", [[16, 24], [64, 64]])
+def test_a_net_of_another_size_predicts_as_it_is_scored(image_size):
+    predict, variables = make(image_size)
+    image = draw(40, 52)
+
+    class One(list):
+        sizes = ((40, 52),)
+
+    label = np.zeros((40, 52), np.uint8)
+    evaluate = Evaluator(
+        network(Net(), NORMALIZATION),
+        num_classes=3,
+        batch_size=1,
+        parallel=create_parallel(data=1),
+        image_size=tuple(image_size),
+    )
+    record = {"image": image, "label": label, "name": "one"}
+    kept = []
+    evaluate(variables, One([record]), watch=lambda _, classes: kept.append(classes))
+    np.testing.assert_array_equal(predict(image), kept[0])
+    assert not np.array_equal(kept[0], expect(variables, image))
+
+
+@pytest.mark.parametrize("image_size", [None, [16, 24]])
+def test_entropy_is_that_of_the_probabilities(image_size):
+    """Taken by numpy of the scores at the image's size, over log 3."""
+    predict, variables = make(image_size)
+    image = draw(20, 28)
+    classes, entropy = predict.with_entropy(image)
+    np.testing.assert_array_equal(classes, predict(image))
+    assert entropy.shape == (20, 28) and entropy.dtype == np.float16
+    if image_size is not None:
+        assert 0 <= entropy.min() < entropy.max() <= 1
+        return
+    padded = np.pad(image, ((0, 4), (0, 4), (0, 0)), mode="edge")
+    p = np.asarray(jax.nn.softmax(scores(variables, padded)))[:20, :28]
+    expected = -(p * np.log(p)).sum(axis=-1) / np.log(3)
+    np.testing.assert_allclose(entropy, expected, atol=1e-3)
+
+
+def test_refinement_sees_the_image_at_its_own_size():
+    """The CRF of the whole image, though the network is fed a smaller one."""
+    _, variables = make()
+    crf = dict(PRESETS["deeplab"]) | {"iterations": 2}
+
+    def refine(probabilities, image, size):
+        assert image.shape == (1, 64, 64, 3)
+        inside = np.zeros((1, 64, 64), bool)
+        inside[:, :20, :28] = True
+        return dense_crf(probabilities, image, valid=inside, **crf)
+
+    def constant(variables, image):
+        del variables
+        assert image.shape == (1, 16, 16, 3)
+        return jnp.broadcast_to(jnp.array([0.0, 1.0, 0.9]), (1, 16, 16, 3)) * BUMP
+
+    metadata = METADATA | {"image_size": [16, 16]}
+    image = draw(20, 28)
+    got = Predictor(constant, variables, metadata, refine)(image)
+    logits = resize_bilinear(constant(None, np.zeros((1, 16, 16, 3))), (20, 28))
+    expected = dense_crf(jax.nn.softmax(logits), image[None], **crf)
+    np.testing.assert_array_equal(got, np.argmax(expected[0], axis=-1))
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (
+            np.zeros((8, 8, 3), np.float32),
+            r"uint8 \[H, W, 3\], not float32 \[8, 8, 3\]",
+        ),
+        (np.zeros((8, 8, 1), np.uint8), r"not uint8 \[8, 8, 1\]"),
+        (np.zeros((8, 8), np.uint8), r"read_image\(path, 3\)"),
+        (np.zeros((0, 8, 3), np.uint8), "empty"),
+    ],
+)
+def test_other_arrays_are_refused(image, message):
+    predict, _ = make()
+    with pytest.raises(ValueError, match=message):
+        predict(image)
+
+
+def test_an_image_shared_by_four_devices_is_predicted_alike():
+    model = create_model("segnet", 3, width=4, depths=(1, 1, 1))
+    variables = initial_variables(model, jax.random.key(0))
+    image = draw(67, 40)
+    whole = Predictor(model, variables, METADATA).with_entropy(image)
+    shared = Predictor(model, variables, METADATA, space=4)
+    for got, expected in zip(shared.with_entropy(image), whole):
+        np.testing.assert_allclose(got, expected, atol=1e-3)
+    with pytest.raises(ValueError, match=r"8 rows are too low for parallel\.space=4"):
+        shared(draw(8, 40))
