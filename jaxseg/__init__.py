@@ -12,6 +12,7 @@ from jaxseg.models import (
     list_skips,
     list_upsamplers,
 )
+from jaxseg.utils.registry import register
 
 __all__ = [
     "create_model",
@@ -21,5 +22,6 @@ __all__ = [
     "list_skips",
     "list_upsamplers",
     "load",
+    "register",
     "save",
 ]
