@@ -16,6 +16,7 @@ from jaxseg.models import (
     list_upsamplers,
 )
 from jaxseg.models.blocks import BLOCKS, ConvBlock
+from jaxseg.models.components import max_pooling_encoders
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.options import LayerOptions
@@ -55,6 +56,10 @@ MAX_POOLING = {
 
 def test_every_encoder_is_in_the_grid():
     assert NARROW.keys() == set(list_encoders())
+
+
+def test_the_encoders_that_can_unpool_are_found():
+    assert set(max_pooling_encoders()) == MAX_POOLING
 
 
 @lru_cache
