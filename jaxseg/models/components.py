@@ -55,10 +55,11 @@ def create_component(
     """
     if isinstance(component, nn.Module):
         return component.clone(name=None)
-    if isinstance(component, str):
-        component = registry.lookup(kind, component)
+    create = (
+        registry.lookup(kind, component) if isinstance(component, str) else component
+    )
     try:
-        return component(options=options, **kwargs)
+        return create(options=options, **kwargs)
     except TypeError as error:
         raise ValueError(f"The {kind} cannot be built: {error}") from error
 

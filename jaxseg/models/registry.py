@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import asdict
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -155,7 +156,7 @@ def create_model(
     return model.clone(logits_dtype=floating_dtype("logits_dtype", logits_dtype))
 
 
-def _hashable(value):
+def _hashable(value: Any) -> Any:
     """Replaces lists by tuples: modules must be hashable, and JSON has only lists."""
     if isinstance(value, dict):
         return {key: _hashable(item) for key, item in value.items()}
