@@ -19,7 +19,7 @@ the same narrow VGG16-BN everywhere and the decoder its mirror image; only the n
 part changes. Under ten minutes a run on two cores.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 PARTS = {
     "unpool": {"upsampler": "unpool", "skip": "none"},
@@ -35,7 +35,7 @@ def get_config(part: str = "concat"):
     """See above; `part` is what comes behind the colon."""
     if part not in PARTS:
         raise ValueError(f"Unknown part {part!r}. Known: {', '.join(PARTS)}.")
-    config = default.get_config()
+    config = default_config()
     config.model.name = "encoder_decoder"
     config.model.kwargs = {
         "encoder": "vgg16_bn",

@@ -7,7 +7,7 @@ docstring says more. On the command line: `--config.schedule.learning_rate=0.01`
 from ml_collections import ConfigDict, config_dict
 
 
-def get_config() -> ConfigDict:
+def default_config() -> ConfigDict:
     """The defaults: SegNet, by AdamW, on drawn shapes."""
     config = ConfigDict()
     config.seed = 0  # of parameters, dropout, order and augmentation
