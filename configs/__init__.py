@@ -1,1 +1,1 @@
-"""Configs: `default.py` has every key, each other file is one result."""
+"""Configs: each file is one result, as differences from the default config."""

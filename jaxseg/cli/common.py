@@ -125,10 +125,3 @@ def without_nan(value):
     if isinstance(value, list):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def unknown_key(error: Exception) -> str:
-    """What is wrong, from the error of ml_collections where a config has no such key."""
-    while isinstance(error.args[0], Exception):  # wrapped, once or more
-        error = error.args[0]
-    return f"the config has no key {' '.join(error.args[0].split())}"

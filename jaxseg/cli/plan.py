@@ -5,8 +5,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable, unknown_key
-from jaxseg.training.config import dataset_kwargs
+from jaxseg.cli.common import add_command, check_writable
 
 DOES_NOT_FIT = 3
 """Exit status, for scripts that start a run only where it fits."""
@@ -22,13 +21,18 @@ def add(commands):
         description="Compiles the training step of a config for TPUs (by libtpu, no TPU\n"
         "is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
         "lower bounds on its time, and the largest batch that fits. The config's keys\n"
-        "are set as for train.py: --config.train.batch_size=64. docs/plan.md says what\n"
+        "are set as for training: --config.train.batch_size=64. docs/plan.md says what\n"
         "the figures mean. A large network takes minutes for each compilation. The exit\n"
         "status is 3 where a device's memory is known and the step does not fit.",
         example="jaxseg plan --config configs/unet_camvid.py --classes 11 \\\n"
         "    --topology v5e:16x16 --mesh data=64,space=4 --output plan.json",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="as train.py's")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="config file, as for jaxseg train",
+    )
     parser.add_argument(
         "--topology",
         required=True,
@@ -94,6 +98,7 @@ def run(args) -> int:
 
     import jax
 
+    from jaxseg.cli.config_file import read_config
     from jaxseg.plan.planner import make_plan
     from jaxseg.plan.report import format_plan
     from jaxseg.plan.topology import GIB, open_topology, parse_topology
@@ -102,7 +107,7 @@ def run(args) -> int:
     if args.output is not None:
         check_writable(args.output.parent)
     topology = open_topology(args.topology)
-    config = _stage(_read_config(args.config, args.overrides), args.stage)
+    config = _stage(read_config(args.config, args.overrides), args.stage)
     config.parallel.update(args.mesh)
     num_classes, image_shape = _images(config, args.classes, args.image_size)
     plan = make_plan(
@@ -128,33 +133,8 @@ def run(args) -> int:
     return DOES_NOT_FIT if plan["step"]["fits"] is False else 0
 
 
-def _read_config(path: str, overrides: list[str]):
-    """The config with its keys set, as train.py reads them."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    # A config imports others as `configs.NAME`, from the folder around its own.
-    for folder in (Path(path).resolve().parent.parent, Path.cwd()):
-        sys.path.append(str(folder))
-    argv = ["jaxseg", f"--config={path}", *overrides]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "", flag_values=values, sys_argv=argv
-    )
-    try:
-        others = values(argv)[1:]
-    except flags.Error as error:
-        raise ValueError(str(error)) from None
-    except (AttributeError, KeyError) as error:
-        raise ValueError(unknown_key(error)) from None
-    if others:
-        raise ValueError(f"Unexpected arguments: {' '.join(others)}")
-    return holder.value
-
-
 def _stage(config, name: str | None):
     """The config itself, or that of one of its stages."""
-
     if not config.stages:
         return config
     from jaxseg.training.config import split_stages
@@ -171,6 +151,7 @@ def _stage(config, name: str | None):
 def _images(config, classes: int | None, size: tuple[int, int] | None):
     """The number of classes and the (H, W, C) of training images, as in a run."""
     from jaxseg import data
+    from jaxseg.training.config import dataset_kwargs
 
     fixed = config.augment.crop_px or config.data.image_size
     if fixed and size and tuple(fixed) != size:

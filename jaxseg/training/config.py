@@ -186,7 +186,7 @@ def create_loss(config: ConfigDict, class_weights: np.ndarray | None) -> Callabl
     """The loss function.
 
     Args:
-        config: as `configs/default.py`.
+        config: as `default_config`.
         class_weights: from `class_weights`.
     """
     section = config.loss.to_dict()

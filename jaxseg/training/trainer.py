@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Trains, evaluates and saves; called again, goes on exactly where it stopped.
 
     Args:
-        config: as `configs/default.py`.
+        config: as `default_config`.
         workdir: folder for checkpoints, metrics and pictures; made if need be. With
             `config.stages` each has a folder in it, and starts from the one before.
 
