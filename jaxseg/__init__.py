@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         list_skips,
         list_upsamplers,
     )
+    from jaxseg.utils.registry import register
 
     __version__: str
 
@@ -30,12 +31,14 @@ __all__ = [
     "list_skips",
     "list_upsamplers",
     "load",
+    "register",
     "save",
 ]
 
 _MODULES = dict.fromkeys(__all__, "jaxseg.models") | {
     "load": "jaxseg.checkpoints.run",
     "save": "jaxseg.checkpoints.run",
+    "register": "jaxseg.utils.registry",
 }
 """The module that each public name is loaded from."""
 

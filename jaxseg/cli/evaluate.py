@@ -60,7 +60,7 @@ def add(commands):
 
 def run(args) -> int:
     """Does what `add` describes."""
-    from jaxseg.inference.image_metrics import ImageMetrics
+    from jaxseg.inference.image_metrics import ImageMetrics, prediction_writer
     from jaxseg.metrics import format_table
     from jaxseg.utils.files import write_atomically
 
@@ -79,16 +79,20 @@ def run(args) -> int:
         check_writable(args.save_predictions)
     source = open_split(args, metadata)
     print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
-    card = ImageMetrics(
-        source,
-        metadata,
+    image_metrics = ImageMetrics(
+        metadata.class_names,
+        source.name,
         boundary="boundary" in args.metrics,
         trimap="trimap" in args.metrics,
-        predictions=args.save_predictions,
     )
+    watchers = [image_metrics.add]
+    if args.save_predictions is not None:
+        watchers.append(
+            prediction_writer(args.save_predictions, metadata.palette, source.name)
+        )
     began = time.perf_counter()
     confusion, calibration = score_split(
-        scoring, source, watch=card.add, calibrate="calibration" in args.metrics
+        scoring, source, watchers=watchers, calibrate="calibration" in args.metrics
     )
     seconds = time.perf_counter() - began
     result = confusion.compute(metadata.class_names, absent=metadata.absent)
@@ -100,13 +104,13 @@ def run(args) -> int:
         "images": len(source),
         "seconds": seconds,
         **result,
-        **card.compute(),
+        **image_metrics.compute(),
     }
     if "calibration" in args.metrics:
         report["calibration"] = calibration.compute()
-    card.save(output.with_suffix(".npz"))
+    image_metrics.save(output.with_suffix(".npz"))
     write_atomically(output, json.dumps(without_nan(report), indent=2) + "\n")
-    print(f"{format_table(result)}\n{card.summary()}")
+    print(f"{format_table(result)}\n{image_metrics.summary()}")
     if "calibration" in report:
         print(f"expected calibration error {report['calibration']['ece']:.1%}")
     print(f"{seconds:.1f} seconds; written to {output}")

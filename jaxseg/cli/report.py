@@ -40,7 +40,7 @@ def add(commands):
 
 def run(args) -> int:
     """Does what `add` describes."""
-    from jaxseg.inference.image_metrics import ImageMetrics, load_counts
+    from jaxseg.inference.image_metrics import ImageMetrics, prediction_writer
     from jaxseg.training.metric_writer import read_metrics
     from jaxseg.utils.files import write_atomically
     from jaxseg.visualization.report import render
@@ -53,16 +53,20 @@ def run(args) -> int:
     source = open_split(args, metadata)
     print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
     began = time.perf_counter()
-    # On disk, for which images are shown is known only when all have been seen.
+    # On disk: which images are shown is known only when all have been scored.
     with tempfile.TemporaryDirectory() as folder:
-        predictions, counts = Path(folder, "predictions"), Path(folder, "counts.npz")
-        card = ImageMetrics(source, metadata, predictions=predictions)
+        predictions = Path(folder)
+        image_metrics = ImageMetrics(metadata.class_names, source.name)
         confusion, calibration = score_split(
-            scoring, source, watch=card.add, calibrate=True
+            scoring,
+            source,
+            watchers=[
+                image_metrics.add,
+                prediction_writer(predictions, metadata.palette, source.name),
+            ],
+            calibrate=True,
         )
-        card.save(counts)
-        about, by_image = load_counts(counts)
-        images, names = by_image["iou"], about["images"]
+        images = image_metrics.iou
         scores = confusion.compute(metadata.class_names, absent=metadata.absent)
         boundary = _boundary(scoring, source, scores, Path(args.workdir))
         page = render(
@@ -72,7 +76,7 @@ def run(args) -> int:
             log=read_metrics(args.workdir),
             confusion=confusion,
             images=images,
-            names=names,
+            names=image_metrics.names,
             examples=list(_examples(source, predictions, images)),
             calibration=calibration,
             boundary=boundary and boundary["by_class"],

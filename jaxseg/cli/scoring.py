@@ -2,6 +2,7 @@
 
 import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -135,13 +136,16 @@ def open_scoring(args: Namespace) -> Scoring:
     return scoring
 
 
-def score_split(scoring: Scoring, source: Any, *, watch: Any, calibrate: bool):
+def score_split(
+    scoring: Scoring, source: Any, *, watchers: Sequence[Any], calibrate: bool
+):
     """Scores every image of a split, with a bar; see `Evaluator`.
 
     Args:
         scoring: from `open_scoring`.
         source: the split.
-        watch: called with the number of each record and its prediction.
+        watchers: each called with the index, the prediction and the label of each
+            record.
         calibrate: whether to count how sure the network is and how often right.
 
     Returns:
@@ -152,6 +156,10 @@ def score_split(scoring: Scoring, source: Any, *, watch: Any, calibrate: bool):
 
     from jaxseg.inference.evaluator import Evaluator
     from jaxseg.parallel.mesh import create_parallel
+
+    def watch(index, prediction, label):
+        for watcher in watchers:
+            watcher(index, prediction, label)
 
     batch_size = scoring.metadata.eval_batch_size
     # The figures do not depend on the devices, so take those the batch divides by.

@@ -12,7 +12,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxseg.data.datasets import BUILDERS, SegmentationBuilder
+from jaxseg.data.datasets import SegmentationBuilder
+from jaxseg.utils import registry
 
 if sys.platform != "win32":
     import fcntl
@@ -30,7 +31,7 @@ def prepare(dataset: str, *, root: str = "", prepared_dir: str, **options) -> Pa
     finish wins.
 
     Args:
-        dataset: a name in `BUILDERS`.
+        dataset: a name of `jaxseg.register`'s kind "dataset", or a built-in one.
         root: the source's folder; empty for a data set that draws itself.
         prepared_dir: where prepared data are kept.
         **options: of the builder.
@@ -74,11 +75,8 @@ def prepare(dataset: str, *, root: str = "", prepared_dir: str, **options) -> Pa
 def _create_builder(
     dataset: str, root: str, data_dir: Path, options: dict
 ) -> SegmentationBuilder:
-    if dataset not in BUILDERS:
-        raise ValueError(
-            f"unknown data set {dataset!r}; known: {', '.join(sorted(BUILDERS))}"
-        )
-    signature = inspect.signature(BUILDERS[dataset])
+    builder = registry.lookup("dataset", dataset)
+    signature = inspect.signature(builder)
     known = sorted(set(signature.parameters) - {"data_dir", "root"})
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -93,7 +91,7 @@ def _create_builder(
             f"data set {dataset!r} draws its own images; leave the root empty instead "
             f"of {root!r}"
         )
-    return BUILDERS[dataset](data_dir=str(data_dir), **options)
+    return builder(data_dir=str(data_dir), **options)
 
 
 def _build(builder: SegmentationBuilder) -> Path:

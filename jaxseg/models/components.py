@@ -13,17 +13,18 @@ from jaxseg.models.blocks import BLOCKS
 from jaxseg.models.encoders import ENCODERS, Features
 from jaxseg.models.skips import SKIPS
 from jaxseg.models.upsamplers import UPSAMPLERS
-from jaxseg.utils.names import suggest_name
+from jaxseg.utils import registry
 
 Component = str | nn.Module | Callable[..., nn.Module]
 """A name; a module, taken as it is; or what makes a module from keyword arguments."""
 
-KINDS = {
-    "encoder": ENCODERS,
-    "skip": SKIPS,
-    "upsampler": UPSAMPLERS,
-    "block": BLOCKS,
-}
+for _kind, _table in (
+    ("encoder", ENCODERS),
+    ("skip", SKIPS),
+    ("upsampler", UPSAMPLERS),
+    ("block", BLOCKS),
+):
+    registry.add_built_in(_kind, _table)
 
 
 def create_component(kind: str, component: Component, **kwargs) -> nn.Module:
@@ -44,12 +45,7 @@ def create_component(kind: str, component: Component, **kwargs) -> nn.Module:
     if isinstance(component, nn.Module):
         return component.clone(name=None)
     if isinstance(component, str):
-        if component not in KINDS[kind]:
-            known = tuple(sorted(KINDS[kind]))
-            raise ValueError(
-                f"Unknown {kind} {component!r}{suggest_name(component, known)}"
-            )
-        component = KINDS[kind][component]
+        component = registry.lookup(kind, component)
     try:
         return component(**kwargs)
     except TypeError as error:

@@ -5,7 +5,6 @@ import inspect
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.blocks import BLOCKS
 from jaxseg.models.components import check_classes
 from jaxseg.models.deconvnet import deconvnet
 from jaxseg.models.deeplab import (
@@ -16,7 +15,6 @@ from jaxseg.models.deeplab import (
 )
 from jaxseg.models.deeplab_v2 import deeplab_largefov, deeplab_v2
 from jaxseg.models.encoder_decoder import encoder_decoder
-from jaxseg.models.encoders import ENCODERS
 from jaxseg.models.fc_resnet import fc_resnet
 from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
 from jaxseg.models.layers import Dtype
@@ -31,9 +29,8 @@ from jaxseg.models.segnet_basic import (
     segnet_basic_encoder_addition,
     segnet_basic_single_channel,
 )
-from jaxseg.models.skips import SKIPS
 from jaxseg.models.unet import unet, unet_valid
-from jaxseg.models.upsamplers import UPSAMPLERS
+from jaxseg.utils import registry
 from jaxseg.utils.names import suggest_name
 
 MODELS = {
@@ -64,29 +61,32 @@ MODELS = {
 }
 
 
+registry.add_built_in("model", MODELS)
+
+
 def list_models() -> tuple[str, ...]:
     """Names that `create_model` knows."""
-    return tuple(sorted(MODELS))
+    return registry.names("model")
 
 
 def list_encoders() -> tuple[str, ...]:
     """Names of encoders."""
-    return tuple(sorted(ENCODERS))
+    return registry.names("encoder")
 
 
 def list_skips() -> tuple[str, ...]:
     """Names of skips."""
-    return tuple(sorted(SKIPS))
+    return registry.names("skip")
 
 
 def list_upsamplers() -> tuple[str, ...]:
     """Names of upsamplers."""
-    return tuple(sorted(UPSAMPLERS))
+    return registry.names("upsampler")
 
 
 def list_blocks() -> tuple[str, ...]:
     """Names of blocks."""
-    return tuple(sorted(BLOCKS))
+    return registry.names("block")
 
 
 def create_model(
@@ -115,14 +115,12 @@ def create_model(
         ValueError: if the name, a part or a dtype is unknown, or `num_classes` is
             below 1.
     """
-    builder = MODELS.get(name)
-    if builder is None:
-        if name in ENCODERS:
-            raise ValueError(
-                f"{name!r} is an encoder: give it to a model, such as encoder_decoder "
-                f"with encoder={name!r}."
-            )
-        raise ValueError(f"Unknown model {name!r}{suggest_name(name, list_models())}")
+    if name not in registry.names("model") and name in registry.names("encoder"):
+        raise ValueError(
+            f"{name!r} is an encoder: give it to a model, such as encoder_decoder "
+            f"with encoder={name!r}."
+        )
+    builder = registry.lookup("model", name)
     check_classes(num_classes)
     # What a name stands for, such as the skips of fcn16s, is not for choice.
     fixed = getattr(builder, "keywords", {})

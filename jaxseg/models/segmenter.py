@@ -1,7 +1,6 @@
 """The whole network: encoder, neck, decoder and head around the image's own size."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +9,7 @@ from flax.errors import ScopeParamShapeError
 
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.layers import Dtype, run_stage
+from jaxseg.models.outputs import AuxiliaryLogits
 from jaxseg.ops.partition import pin
 from jaxseg.ops.resize import resize_bilinear
 
@@ -71,22 +71,42 @@ class Segmenter(nn.Module):
     remat: bool = False
     logits_dtype: Dtype = jnp.float32
 
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array | dict[str, Any]:
-        """Maps an image [B, H, W, C] to float32 logits [B, H, W, K], any H and W.
-
-        Returns:
-            The logits. In training, with auxiliary heads: `logits` and `aux`, which
-            has a pair (weight, logits) for each of them.
+    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+        """Maps an image [B, H, W, C] to logits [B, H, W, K], any H and W.
 
         Raises:
             ValueError: if the image has no batch axis, or the variables are those of
-                images with other channels.
+                a model for images with another number of channels.
         """
+        # Initialization creates the parameters of the auxiliary heads too.
+        if self.is_initializing():
+            return self.with_auxiliary(image, train=train)[0]
+        return self._logits(image, train)[0]
+
+    def with_auxiliary(
+        self, image: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, tuple[AuxiliaryLogits, ...]]:
+        """The logits, and those of the auxiliary heads, for training.
+
+        Args:
+            image: [B, H, W, C].
+            train: whether BatchNorm uses the batch's statistics and dropout is on.
+
+        Returns:
+            The logits that a call returns, and one `AuxiliaryLogits` for each auxiliary
+            head.
+        """
+        logits, features = self._logits(image, train)
+        scores = ((head.weight, head(features, train=train)) for head in self.auxiliary)
+        return logits, tuple(
+            AuxiliaryLogits(weight, self._resized(x, image)) for weight, x in scores
+        )
+
+    def _logits(self, image, train):
         if image.ndim != 4:
             raise ValueError(f"Give images [B, H, W, C], not {list(image.shape)}.")
-        size = image.shape[1:3]
         if self.check_size is not None:
-            self.check_size(size)
+            self.check_size(image.shape[1:3])
         features = self._encode(image, train)
         x = features.maps[-1]
         if self.neck is not None:
@@ -95,17 +115,11 @@ class Segmenter(nn.Module):
         if self.decoder is not None:
             levels = features.with_image(image) if self.image_level else features
             x = self.decoder(levels, train=train)
-        logits = self._scores(self.head(x), size)
-        if not self.auxiliary or not (train or self.is_initializing()):
-            return logits
-        aux = tuple(
-            (auxiliary.weight, self._scores(auxiliary(features, train=train), size))
-            for auxiliary in self.auxiliary
-        )
-        return {"logits": logits, "aux": aux} if train else logits
+        return self._resized(self.head(x), image), features
 
-    def _scores(self, scores, size):
-        return pin(self.restore_size(pin(scores.astype(self.logits_dtype)), size))
+    def _resized(self, scores, image):
+        scores = pin(scores.astype(self.logits_dtype))
+        return pin(self.restore_size(scores, image.shape[1:3]))
 
     def _encode(self, image, train):
         try:

@@ -340,7 +340,8 @@ class _Run:
         # The first process has only its share of the first records.
         within = config.overlays * self.parallel.process_shard[1] if self.writes else 0
 
-        def watch(index, prediction):
+        def watch(index, prediction, label):
+            del label
             if index < within:
                 predictions[index] = prediction
 

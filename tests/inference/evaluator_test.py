@@ -66,9 +66,14 @@ def make(net=None, *, image_size=None, devices=1, backend="jit", batch_size=4):
 
 
 def watched(evaluate, variables, records):
-    """The confusion, and the predictions by record number."""
+    """The confusion, and the predictions by record number; labels come along."""
     kept = {}
-    confusion, _ = evaluate(variables, records, watch=kept.__setitem__)
+
+    def watch(index, prediction, label):
+        np.testing.assert_array_equal(label, records[index]["label"])
+        kept[index] = prediction
+
+    confusion, _ = evaluate(variables, records, watch=watch)
     return confusion, dict(sorted(kept.items()))
 
 

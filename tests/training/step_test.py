@@ -15,6 +15,7 @@ from jaxseg.models import create_model
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.freezing import frozen_layers
 from jaxseg.models.layers import batch_norm, run_stage
+from jaxseg.models.outputs import apply_in_training
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import BACKENDS, create_parallel
 from jaxseg.training.step import batch_statistics, create_state, train_step
@@ -220,15 +221,14 @@ def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
 
     @jax.jit
     def losses():
-        output = model.apply(
+        output = apply_in_training(
+            model,
             state.variables,
             NORMALIZATION(batch["image"]),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(state.key, state.step)},
-        )[0]
-        ((_, aux),) = output["aux"]
-        totals = (cross_entropy(x, batch["label"]) for x in (output["logits"], aux))
+            jax.random.fold_in(state.key, state.step),
+        )
+        ((_, aux),) = output.auxiliary
+        totals = (cross_entropy(x, batch["label"]) for x in (output.logits, aux))
         return [total / denominator for total, denominator in totals]
 
     main, aux = losses()
