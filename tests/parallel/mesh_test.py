@@ -34,7 +34,7 @@ def test_meshes_that_cannot_be(arguments, message):
 
 
 def test_batches_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="batch_size=6 .* use 4 or 8"):
+    with pytest.raises(ValueError, match=r"batch_size=6 .* use 4 or 8"):
         create_parallel("jit", 4).check_batch(6)
     create_parallel("jit", 2, 2).check_batch(6)
 
