@@ -1,10 +1,10 @@
 """Preparing a data set: once, atomically, and again when its source has changed."""
 
 import contextlib
-import fcntl
 import inspect
 import json
 import shutil
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -15,6 +15,9 @@ from absl import logging
 from jaxseg.data.datasets import SegmentationBuilder
 from jaxseg.utils import registry
 
+if sys.platform != "win32":
+    import fcntl
+
 META_FILE = "jaxseg.json"
 
 
@@ -23,8 +26,9 @@ def prepare(dataset: str, *, root: str = "", prepared_dir: str, **options) -> Pa
 
     The data are written aside and moved in one step to
     `<prepared_dir>/<dataset>/<fingerprint>`, so what is there is whole. Processes that
-    want the same data at the same time wait for each other or, where the file system
-    cannot lock, each prepare and the first to finish wins.
+    want the same data at the same time wait for each other or, where files cannot be
+    locked (Windows, some network file systems), each prepare them and the first to
+    finish wins.
 
     Args:
         dataset: a name of `jaxseg.register`'s kind "dataset", or a built-in one.
@@ -136,7 +140,10 @@ def _quiet():
 
 @contextlib.contextmanager
 def _locked(path: Path):
-    """Holds a file's lock; yields False where the file system has none."""
+    """Holds a file's lock; yields False where the system or the disk has no locks."""
+    if sys.platform == "win32":
+        yield False
+        return
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
