@@ -6,6 +6,8 @@ docstring says more. On the command line: `--config.schedule.learning_rate=0.01`
 
 from ml_collections import ConfigDict, config_dict
 
+from jaxseg.utils.files import PREPARED_DIR
+
 
 def get_config() -> ConfigDict:
     """The defaults: SegNet, by AdamW, on drawn shapes."""
@@ -27,7 +29,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.dataset = "shapes"  # shapes, folder or camvid
     config.data.root = ""  # folder of the source images; none for shapes
-    config.data.prepared_dir = "~/.cache/jaxseg/data"  # prepared once, kept here
+    config.data.prepared_dir = PREPARED_DIR  # prepared once, kept here
     config.data.options = ConfigDict()  # what else the data set takes
     config.data.train_split = "train"
     config.data.val_split = "val"

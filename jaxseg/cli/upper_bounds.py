@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, json_object, without_nan
+from jaxseg.utils.files import PREPARED_DIR
 
 
 def add(commands):
@@ -37,7 +38,7 @@ def add(commands):
     )
     parser.add_argument(
         "--prepared-dir",
-        default="~/.cache/jaxseg/data",
+        default=PREPARED_DIR,
         metavar="DIR",
         help="where prepared data are kept (default: %(default)s, as in training)",
     )
