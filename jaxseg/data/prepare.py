@@ -126,9 +126,9 @@ def open_records(directory: Path, split: str) -> Sequence[dict[str, bytes]]:
     decoders = {"image": skip, "label": skip}
     with _quiet():
         builder = tfds.builder_from_directory(directory)
-        # TFDS's decorator hides the signature.
-        return builder.as_data_source(  # pyright: ignore[reportCallIssue]
-            split, decoders=decoders
+        return builder.as_data_source(
+            split,  # pyright: ignore[reportCallIssue]  # decorated by TFDS
+            decoders=decoders,
         )
 
 
