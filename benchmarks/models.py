@@ -27,7 +27,8 @@ from jaxseg.models import (
     list_skips,
     list_upsamplers,
 )
-from jaxseg.models.components import describe
+from jaxseg.models.components import encoder_features
+from jaxseg.models.outputs import apply_in_training
 from jaxseg.models.registry import MODELS
 from jaxseg.models.unet import valid_size
 
@@ -104,14 +105,11 @@ def _forward(model, variables, image):
 
 def _gradient(model, variables, image):
     def loss(params):
-        output, changed = model.apply(
-            variables | {"params": params},
-            image,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(0)},
+        output = apply_in_training(
+            model, variables | {"params": params}, image, jax.random.key(0)
         )
-        return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(output)), changed
+        maps = [output.logits, *(logits for _, logits in output.auxiliary)]
+        return sum(jnp.sum(jnp.square(x)) for x in maps), output.batch_stats
 
     return jax.grad(loss, has_aux=True)(variables["params"])
 
@@ -165,7 +163,7 @@ def _grid() -> list[str]:
     for name in list_encoders():
         encoder = create_model("encoder_decoder", 1, encoder=name).encoder
         variables, _ = _shapes(encoder, (64, 64))
-        features = describe(encoder).merged()
+        features = encoder_features(encoder).merged()
         lines.append(
             f"| `{name}` "
             f"| {sum(x.size for x in jax.tree.leaves(variables['params'])):,} "

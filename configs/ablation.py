@@ -16,12 +16,12 @@ What do skips bring? Three skips, bilinear interpolation:
 `--config.data.root=/path/to/camvid` and `--config.seed=0`, 1 and 2; or all of them and
 the table by `python benchmarks/ablation.py --data-root /path/to/camvid`. The encoder is
 the same narrow VGG16-BN everywhere and the decoder its mirror image; only the named
-part changes. Under ten minutes a run on two cores.
+component changes. Under ten minutes a run on two cores.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
-PARTS = {
+COMPONENTS = {
     "unpool": {"upsampler": "unpool", "skip": "none"},
     "bilinear": {"upsampler": "bilinear", "skip": "none"},
     "transposed": {"upsampler": "transposed", "skip": "none"},
@@ -31,16 +31,16 @@ PARTS = {
 }
 
 
-def get_config(part: str = "concat"):
-    """See above; `part` is what comes behind the colon."""
-    if part not in PARTS:
-        raise ValueError(f"Unknown part {part!r}. Known: {', '.join(PARTS)}.")
-    config = default.get_config()
+def get_config(name: str = "concat"):
+    """See above; `name` is the text after the colon."""
+    if name not in COMPONENTS:
+        raise ValueError(f"Unknown ablation {name!r}. Known: {', '.join(COMPONENTS)}.")
+    config = default_config()
     config.model.name = "encoder_decoder"
     config.model.kwargs = {
         "encoder": "vgg16_bn",
         "encoder_kwargs": {"widths": (16, 32, 64, 128), "depths": (2, 2, 2, 2)},
-        **PARTS[part],
+        **COMPONENTS[name],
     }
 
     config.data.dataset = "camvid"

@@ -9,12 +9,12 @@ its time at the image's own resolution; this one starts at half of it and has th
 factor of two from bilinear interpolation, which buys five times the channels.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.name = "encoder_decoder"
     config.model.kwargs = {
         "encoder": "resnet18",

@@ -11,12 +11,12 @@ objects first, which CamVid does not have.
 Hardware: meant for one GPU of 24 GB or more; 252 million parameters.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.name = "deconvnet"
 
     config.data.dataset = "camvid"

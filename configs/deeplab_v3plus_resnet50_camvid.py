@@ -13,12 +13,12 @@ The paper starts from a ResNet trained on ImageNet, and with 367 images it matte
 Hardware: meant for one GPU of 24 GB or more.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.name = "deeplab_v3plus"
     config.model.kwargs = {"encoder": "resnet50", "output_stride": 16}
 

@@ -8,7 +8,7 @@ Otherwise as `fcn32s_vgg16_camvid.py`. The enlargement between the two scores is
 as in the paper; in the released nets it is fixed.
 """
 
-from configs import fcn32s_vgg16_camvid
+import fcn32s_vgg16_camvid
 
 
 def get_config():

@@ -9,7 +9,7 @@ With torchvision's weights the encoder is another:
 Otherwise as `fcn32s_vgg16_camvid.py`.
 """
 
-from configs import fcn32s_vgg16_camvid
+import fcn32s_vgg16_camvid
 
 
 def get_config():

@@ -10,7 +10,7 @@ another: `--config.model.kwargs.encoder=googlenet_bn` and googlenet-1378be20.pth
 Otherwise as `fcn32s_vgg16_camvid.py`.
 """
 
-from configs import fcn32s_vgg16_camvid
+import fcn32s_vgg16_camvid
 
 
 def get_config():

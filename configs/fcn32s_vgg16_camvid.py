@@ -19,12 +19,12 @@ Hardware: meant for one GPU of 24 GB or more; 134 million parameters. The stages
 the same names for the parameters they share.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.name = "fcn32s"
     config.model.kwargs = {"encoder": "vgg16"}
 

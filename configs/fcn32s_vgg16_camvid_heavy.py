@@ -15,7 +15,7 @@ summed over pixels, images whole, pad 100 and its crops. What the numbers amount
   loss, divide it by the pixels too, or it begins to regularise.
 """
 
-from configs import fcn32s_vgg16_camvid
+import fcn32s_vgg16_camvid
 
 
 def get_config():

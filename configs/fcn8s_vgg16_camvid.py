@@ -8,7 +8,7 @@ As `fcn16s_vgg16_camvid.py`. Trained on its own rather than from FCN-16s it take
 `--config.schedule.learning_rate=1e-4`.
 """
 
-from configs import fcn16s_vgg16_camvid
+import fcn16s_vgg16_camvid
 
 
 def get_config():

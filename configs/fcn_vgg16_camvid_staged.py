@@ -9,7 +9,7 @@ other from the best checkpoint of the one before. What else is set on the comman
 holds for all of them, but for the keys below.
 """
 
-from configs import fcn32s_vgg16_camvid
+import fcn32s_vgg16_camvid
 
 REFINED = {"model.kwargs.learned": True, "schedule.learning_rate": 1e-6}
 

@@ -19,12 +19,12 @@ authors chose the iteration by global accuracy on the validation set; here "best
 mIoU.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.name = "segnet_basic"
 
     config.data.dataset = "camvid"

@@ -15,7 +15,7 @@ Learning rates of biases are doubled and only kernels decay, as in the prototxt.
 Inputs are raw pixels, no mean subtracted.
 """
 
-from configs import segnet_basic_camvid
+import segnet_basic_camvid
 
 
 def get_config():

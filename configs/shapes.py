@@ -5,12 +5,12 @@
 A SegNet of three stages and width 16 on 64x64 pictures of overlapping shapes.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.kwargs = {"width": 16, "depths": (2, 2, 2)}
     config.schedule.learning_rate = 5e-3
     config.schedule.warmup_steps = 20

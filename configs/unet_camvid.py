@@ -11,12 +11,12 @@ What do its skips bring? `--config.model.kwargs.skip=none`.
 Hardware: meant for one GPU of 24 GB or more.
 """
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """See above."""
-    config = default.get_config()
+    config = default_config()
     config.model.name = "unet"
     config.model.kwargs = {"norm": True, "skip": "concat"}
 

@@ -8,19 +8,24 @@ that help appears at once.
 import argparse
 import sys
 
+import jaxseg
 from jaxseg.cli import (
     compare,
+    configs,
     evaluate,
     export,
     plan,
     predict,
     report,
+    train,
     upper_bounds,
     weights,
 )
 from jaxseg.cli.common import complain
 
 COMMANDS = (
+    configs.add,
+    train.add,
     evaluate.add,
     compare.add,
     upper_bounds.add,
@@ -74,16 +79,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jaxseg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Uses networks that train.py has trained. A workdir is the folder\n"
-        "that was given to train.py; it holds all that these commands need to know.\n"
-        "Only plan comes before training.",
+        description="Semantic segmentation in JAX: train networks, and use the trained\n"
+        "ones. A workdir is the folder of a training run; it holds all that the other\n"
+        "commands need to know about the network.",
         epilog="example:\n"
-        "  python train.py --config configs/shapes.py --workdir runs/shapes\n"
+        "  jaxseg configs shapes --output shapes.py\n"
+        "  jaxseg train --config shapes.py --workdir runs/shapes\n"
         "  jaxseg evaluate --workdir runs/shapes\n"
         "  jaxseg predict --workdir runs/shapes photos --output predictions\n\n"
-        "`jaxseg COMMAND --help` says more of a command.",
+        "`jaxseg COMMAND --help` describes a command.",
     )
-    # What is left over is for the config, where a command takes one.
+    parser.add_argument(
+        "--version", action="version", version=f"jaxseg {jaxseg.__version__}"
+    )
+    # Unknown arguments set keys of the config, for commands that have one.
     parser.set_defaults(takes_config=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:

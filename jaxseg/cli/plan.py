@@ -1,12 +1,11 @@
-"""`jaxseg plan`: what a training step will cost, before there are devices."""
+"""`jaxseg plan`: the cost of a training step on devices that are not available."""
 
 import argparse
 import sys
 from importlib import metadata
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable, unknown_key
-from jaxseg.training.config import dataset_kwargs
+from jaxseg.cli.common import add_command, check_writable
 
 DOES_NOT_FIT = 3
 """Exit status, for scripts that start a run only where it fits."""
@@ -18,70 +17,77 @@ def add(commands):
         commands,
         "plan",
         run,
-        summary="say what training will take on devices that are not here",
+        summary="predict memory and speed of training on TPUs",
         description="Compiles the training step of a config for TPUs (by libtpu, no TPU\n"
         "is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
-        "lower bounds on its time, and the largest batch that fits. The config's keys\n"
-        "are set as for train.py: --config.train.batch_size=64. docs/plan.md says what\n"
-        "the figures mean. A large network takes minutes for each compilation. The exit\n"
-        "status is 3 where a device's memory is known and the step does not fit.",
+        "lower bounds on its time, and the largest batch that fits. Keys of the config\n"
+        "are set as for training: --config.train.batch_size=64. docs/plan.md explains\n"
+        "the results. Each compilation of a large network takes minutes. The exit\n"
+        "status is 3 if the step does not fit into the memory of a device.",
         example="jaxseg plan --config configs/unet_camvid.py --classes 11 \\\n"
         "    --topology v5e:16x16 --mesh data=64,space=4 --output plan.json",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="as train.py's")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="config file, as for jaxseg train",
+    )
     parser.add_argument(
         "--topology",
         required=True,
         metavar="NAME",
-        help="a TPU slice, as v5e:16x16 or v5p:4x4x4, or fake devices, as cpu:8",
+        help="TPU slice, such as v5e:16x16 or v5p:4x4x4, or fake devices, such as cpu:8",
     )
     parser.add_argument(
         "--mesh",
         type=_mesh,
         default={},
         metavar="data=N,space=N",
-        help="how the devices are used (default: as the config's parallel section)",
+        help="shape of the device mesh (default: config.parallel)",
     )
     parser.add_argument(
         "--slices",
         type=lambda text: text.split(","),
         default=[],
         metavar="NAME,...",
-        help="others of the chip, to predict the speed on without compiling again",
+        help="other slices of the same chip, to predict their speed without compiling again",
     )
     parser.add_argument(
         "--classes",
         type=int,
         metavar="K",
-        help="plan without the data, for RGB images (default: read the data set)",
+        help="number of classes, to plan without the data set (RGB images)",
     )
     parser.add_argument(
         "--image-size",
         type=_size,
         metavar="HxW",
-        help="of training images, where the config leaves it to the data",
+        help="size of training images, if the config does not set it",
     )
     parser.add_argument(
-        "--stage", metavar="NAME", help="which to plan, of a config with stages"
+        "--stage", metavar="NAME", help="stage to plan, if the config has stages"
     )
     parser.add_argument(
         "--memory",
         type=float,
         metavar="GIB",
-        help="that a device has (default: what libtpu lets programs have of the chip)",
+        help="memory of a device (default: what libtpu makes available on the chip)",
     )
     parser.add_argument(
         "--compilations",
         type=int,
         default=6,
         metavar="N",
-        help="at most, to search the largest batch with (default: 6)",
+        help="maximum number of compilations to search the largest batch (default: 6)",
     )
     parser.add_argument(
-        "--no-search", action="store_true", help="estimate the largest batch"
+        "--no-search",
+        action="store_true",
+        help="estimate the largest batch instead of searching it by compiling",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="JSON to write as well"
+        "--output", type=Path, metavar="FILE", help="JSON file to write"
     )
     parser.set_defaults(takes_config=True)
 
@@ -94,6 +100,7 @@ def run(args) -> int:
 
     import jax
 
+    from jaxseg.cli.config_file import read_config
     from jaxseg.plan.planner import make_plan
     from jaxseg.plan.report import format_plan
     from jaxseg.plan.topology import GIB, open_topology, parse_topology
@@ -102,7 +109,7 @@ def run(args) -> int:
     if args.output is not None:
         check_writable(args.output.parent)
     topology = open_topology(args.topology)
-    config = _stage(_read_config(args.config, args.overrides), args.stage)
+    config = _stage(read_config(args.config, args.overrides), args.stage)
     config.parallel.update(args.mesh)
     num_classes, image_shape = _images(config, args.classes, args.image_size)
     plan = make_plan(
@@ -128,33 +135,8 @@ def run(args) -> int:
     return DOES_NOT_FIT if plan["step"]["fits"] is False else 0
 
 
-def _read_config(path: str, overrides: list[str]):
-    """The config with its keys set, as train.py reads them."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    # A config imports others as `configs.NAME`, from the folder around its own.
-    for folder in (Path(path).resolve().parent.parent, Path.cwd()):
-        sys.path.append(str(folder))
-    argv = ["jaxseg", f"--config={path}", *overrides]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "", flag_values=values, sys_argv=argv
-    )
-    try:
-        others = values(argv)[1:]
-    except flags.Error as error:
-        raise ValueError(str(error)) from None
-    except (AttributeError, KeyError) as error:
-        raise ValueError(unknown_key(error)) from None
-    if others:
-        raise ValueError(f"Unexpected arguments: {' '.join(others)}")
-    return holder.value
-
-
 def _stage(config, name: str | None):
     """The config itself, or that of one of its stages."""
-
     if not config.stages:
         return config
     from jaxseg.training.config import split_stages
@@ -171,6 +153,7 @@ def _stage(config, name: str | None):
 def _images(config, classes: int | None, size: tuple[int, int] | None):
     """The number of classes and the (H, W, C) of training images, as in a run."""
     from jaxseg import data
+    from jaxseg.training.config import dataset_kwargs
 
     fixed = config.augment.crop_px or config.data.image_size
     if fixed and size and tuple(fixed) != size:
@@ -200,7 +183,8 @@ def _mesh(text: str) -> dict[str, int]:
         axis, _, count = part.partition("=")
         if axis not in ("data", "space") or not count.removeprefix("-").isdecimal():
             raise argparse.ArgumentTypeError(
-                f"{text}: give the devices along data and space, as data=64,space=4"
+                f"{text} is not a mesh; give the devices along data and space, such as "
+                "data=64,space=4"
             )
         mesh[axis] = int(count)
     return mesh

@@ -28,10 +28,6 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PIL_MODE = {1: "L", 3: "RGB"}
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
-# Threads belong to the input pipeline, one sample each; OpenCV's own would only add
-# to them.
-cv2.setNumThreads(0)
-
 
 def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """Reads an image file of any supported format, upright.

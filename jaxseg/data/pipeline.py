@@ -10,6 +10,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
+import cv2
 import grain
 import numpy as np
 
@@ -251,6 +252,8 @@ def _plan(
 
 def _read_ahead(batches: grain.MapDataset, num_threads: int) -> Iterator[dict]:
     """Iterates with one batch prefetched per thread."""
+    # Each thread prepares a sample of its own; OpenCV's threads would only add to them.
+    cv2.setNumThreads(0)
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=num_threads
     )

@@ -1,10 +1,10 @@
 """Preparing a data set: once, atomically, and again after its source has changed."""
 
 import contextlib
-import fcntl
 import inspect
 import json
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,9 +14,12 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxseg.data.datasets import BUILDERS, SegmentationBuilder
+from jaxseg.data.datasets import SegmentationBuilder
+from jaxseg.utils import registry
 from jaxseg.utils.files import PREPARED_DIR
-from jaxseg.utils.names import suggest_name
+
+if sys.platform != "win32":
+    import fcntl
 
 META_FILE = "jaxseg.json"
 
@@ -28,11 +31,12 @@ def prepare(
 
     The data are written to a temporary folder and moved in one step to
     `<prepared_dir>/<dataset>/<fingerprint>`, so this folder is always complete.
-    Processes that need the same data at the same time wait for each other. If the file
-    system does not support locks, all of them prepare, and the first to finish wins.
+    Processes that need the same data at the same time wait for each other. Where files
+    cannot be locked (Windows, some network file systems), all of them prepare, and the
+    first to finish wins.
 
     Args:
-        dataset: a name in `BUILDERS`.
+        dataset: name of a registered or built-in data set; see `jaxseg.register`.
         root: folder of the original data; empty for a synthetic data set.
         prepared_dir: folder of prepared data.
         **options: further arguments of the dataset builder.
@@ -76,10 +80,8 @@ def prepare(
 def _create_builder(
     dataset: str, root: str, data_dir: Path, options: dict
 ) -> SegmentationBuilder:
-    if dataset not in BUILDERS:
-        known = suggest_name(dataset, sorted(BUILDERS))
-        raise ValueError(f"unknown data set {dataset!r}{known}")
-    signature = inspect.signature(BUILDERS[dataset])
+    builder = registry.lookup("dataset", dataset)
+    signature = inspect.signature(builder)
     known = sorted(set(signature.parameters) - {"data_dir", "root"})
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -94,7 +96,7 @@ def _create_builder(
             f"data set {dataset!r} is synthetic and has no root; leave the root empty "
             f"instead of {root!r}"
         )
-    return BUILDERS[dataset](data_dir=str(data_dir), **options)
+    return builder(data_dir=str(data_dir), **options)
 
 
 def _build(builder: SegmentationBuilder) -> Path:
@@ -147,7 +149,10 @@ def _quiet():
 
 @contextlib.contextmanager
 def _locked(path: Path):
-    """Holds a file's lock; yields False where the file system has none."""
+    """Holds a file's lock; yields False where the system or the disk has no locks."""
+    if sys.platform == "win32":
+        yield False
+        return
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -90,6 +90,10 @@ class Source:
         """The label map of a record, uint8 [H, W], without decoding its image."""
         return decode_label(self._records[index]["label"])
 
+    def name(self, index: int) -> str:
+        """The name of a record, without decoding anything."""
+        return self._records[index]["name"].decode()
+
     def __reduce__(self):
         return Source, (self.directory, self.split)
 

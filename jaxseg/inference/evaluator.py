@@ -21,6 +21,10 @@ MOST_PIXELS = 2**31 - 1
 """Of a batch, over all devices: more cannot be counted in int32."""
 
 
+Watch = Callable[[int, np.ndarray, np.ndarray], None]
+"""Called with the index, the prediction and the label of a record."""
+
+
 class Evaluator:
     """Scores a model, again and again; compiled once for each shape of batch.
 
@@ -78,7 +82,7 @@ class Evaluator:
         variables: Variables,
         source: Source,
         *,
-        watch: Callable[[int, np.ndarray], None] | None = None,
+        watch: Watch | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> tuple[Confusion, Calibration]:
         """Scores the model on every record of a split.
@@ -86,8 +90,8 @@ class Evaluator:
         Args:
             variables: of the model; placed on the devices if they are elsewhere.
             source: the split.
-            watch: called with the number of each record and its prediction, uint8
-                [H, W]; of several processes, in each with its own records.
+            watch: called for each record with its index, its prediction and its
+                label, both uint8 [H, W]; in each process for the process's own records.
             progress: wraps the batches, which have a length, to watch them go by.
 
         Returns:
@@ -109,22 +113,24 @@ class Evaluator:
                     f"A batch of {pixels} pixels is more than can be counted at once, "
                     f"{MOST_PIXELS}; use a smaller batch_size."
                 )
+            labels = batch["label"]
             prediction, counts = self._step(variables, self._parallel.place(batch))
-            return prediction, counts, index, batch["size"]
+            return prediction, counts, index, labels, batch["size"]
 
         confusion, calibration = Confusion.zeros(self._num_classes), Calibration.zeros()
         launched = map(launch, progress(batches))
-        for prediction, counts, index, size in _lag(launched, IN_FLIGHT):
+        for prediction, counts, index, labels, sizes in _lag(launched, IN_FLIGHT):
             counts = jax.device_get(counts)
             confusion += Confusion(counts["confusion"])
             if "calibration" in counts:
                 calibration += Calibration(*counts["calibration"])
             if watch is not None:
-                for number, image, (height, width) in zip(
-                    index, _local(prediction), size
+                for number, classes, label, (height, width) in zip(
+                    index, _local(prediction), labels, sizes
                 ):
                     if number >= 0:
-                        watch(int(number), image[:height, :width])
+                        inside = slice(height), slice(width)
+                        watch(int(number), classes[inside], label[inside])
         return confusion, calibration
 
 

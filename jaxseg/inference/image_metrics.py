@@ -1,77 +1,77 @@
-"""What is measured of each image by itself, on the host, as predictions come in."""
+"""Metrics of each image by itself, on the host, as predictions come in."""
 
 import io
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxseg.data import Source
-from jaxseg.metadata import RunMetadata
 from jaxseg.metrics import BoundaryF1, Confusion, ImageIoU, Trimap
 from jaxseg.utils.files import write_atomically
-from jaxseg.visualization.overlays import index_png
+from jaxseg.visualization.overlays import Palette, index_png
+
+Counts = TypeVar("Counts", ImageIoU, BoundaryF1)
 
 
 class ImageMetrics:
     """Counts of each image, and of the pixels near boundaries.
 
-    card = ImageMetrics(source, metadata, boundary=True)
-    evaluator(variables, source, watch=card.add)
-    card.compute()
+    image_metrics = ImageMetrics(class_names, source.name, boundary=True)
+    evaluator(variables, source, watch=image_metrics.add)
+    image_metrics.compute()
     """
 
     def __init__(
         self,
-        source: Source,
-        metadata: RunMetadata,
+        class_names: Sequence[str],
+        name: Callable[[int], str],
         *,
         boundary: bool = False,
         trimap: bool = False,
-        predictions: Path | None = None,
     ):
         """Starts with no image.
 
         Args:
-            source: the split that is scored.
-            metadata: of the workdir: `class_names` and `palette`.
-            boundary: whether to match boundaries, a fraction of a second an image.
+            class_names: K names.
+            name: from the index of a record to its name, such as `Source.name`.
+            boundary: whether to match boundaries, a fraction of a second per image.
             trimap: whether to count near boundaries.
-            predictions: folder for the predictions as PNGs; None to keep none.
         """
-        self._source = source
-        self._metadata = metadata
-        self._predictions = predictions
-        self._names: dict[int, str] = {}
-        k = metadata.num_classes
+        self._class_names = tuple(class_names)
+        self._name = name
+        k = len(self._class_names)
         self._iou: list[ImageIoU] = [ImageIoU.zeros(k)]
         self._boundary = [BoundaryF1.zeros(k)] if boundary else None
         self._trimap = Trimap.zeros(k) if trimap else None
 
-    def add(self, index: int, prediction: np.ndarray) -> None:
-        """Takes the prediction of one record, uint8 [H, W]."""
-        record = self._source[index]
-        label, k = record["label"], self._metadata.num_classes
-        self._names[index] = record["name"]
-        confusion = Confusion.of(prediction, label, k)
-        self._iou.append(ImageIoU.of(index, confusion))
+    def add(self, index: int, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Counts one record, given its prediction and its label, uint8 [H, W]."""
+        k = len(self._class_names)
+        self._iou.append(ImageIoU.of(index, Confusion.of(prediction, label, k)))
         if self._boundary is not None:
             self._boundary.append(BoundaryF1.of(index, prediction, label, k))
         if self._trimap is not None:
             self._trimap += Trimap.of(prediction, label, k)
-        if self._predictions is not None:
-            path = self._predictions / f"{record['name']}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            index_png(path, prediction, self._metadata.palette)
+
+    @property
+    def iou(self) -> ImageIoU:
+        """The counts of all images so far."""
+        return _concatenate(self._iou)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the images, in the order of `iou`."""
+        return [self._name(index) for index in self.iou.index.tolist()]
 
     def compute(self) -> dict[str, Any]:
         """The spread of the images' own mIoU, and what else was asked for."""
-        names = self._metadata.class_names
-        result: dict[str, Any] = {"image_miou": _joined(self._iou).compute()}
+        names = self._class_names
+        result: dict[str, Any] = {"image_miou": self.iou.compute()}
         if self._boundary is not None:
-            boundary = _joined(self._boundary)
+            boundary = _concatenate(self._boundary)
             result["boundary"] = {
                 present: boundary.compute(names, present)
                 for present in ("either", "truth")
@@ -103,13 +103,13 @@ class ImageMetrics:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the counts of each image, for `load_counts`, whole or not at all."""
-        iou = _joined(self._iou)
+        iou = self.iou
         arrays = {"index": iou.index, "iou": iou.counts}
         if self._boundary is not None:
-            arrays["boundary"] = _joined(self._boundary).counts
+            arrays["boundary"] = _concatenate(self._boundary).counts
         about = {
-            "class_names": list(self._metadata.class_names),
-            "images": [self._names[i] for i in iou.index.tolist()],
+            "class_names": list(self._class_names),
+            "images": self.names,
         }
         content = io.BytesIO()
         np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)
@@ -141,10 +141,29 @@ def load_counts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     return about, counts
 
 
-def _joined(parts: list):
+def _concatenate(counts: list[Counts]) -> Counts:
     """All images at once: adding them one by one would copy them all each time."""
-    kind = type(parts[0])
-    return kind(
-        np.concatenate([part.index for part in parts]),
-        np.concatenate([part.counts for part in parts]),
+    return type(counts[0])(
+        np.concatenate([one.index for one in counts]),
+        np.concatenate([one.counts for one in counts]),
     )
+
+
+def prediction_writer(
+    folder: Path, palette: Palette, name: Callable[[int], str]
+) -> Callable[[int, np.ndarray, np.ndarray], None]:
+    """A function that writes predictions as indexed PNGs; see `Evaluator`'s `watch`.
+
+    Args:
+        folder: for the files, `<name>.png`; folders in it are made.
+        palette: K RGB colors.
+        name: from the index of a record to its name.
+    """
+
+    def write(index: int, prediction: np.ndarray, label: np.ndarray) -> None:
+        del label
+        path = folder / f"{name(index)}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index_png(path, prediction, palette)
+
+    return write

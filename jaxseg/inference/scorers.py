@@ -155,14 +155,13 @@ def dropout_samples(
 
         def one(key):
             with freeze(layers):
-                output, _ = model.apply(
+                logits, _ = model.apply(
                     variables,
                     normalization(image),
                     train=True,
                     mutable=["batch_stats"],
                     rngs={} if key is None else {"dropout": key},
                 )
-            logits = output if isinstance(output, jax.Array) else output["logits"]
             return jax.nn.log_softmax(logits)
 
         keys = jax.random.split(jax.random.key(seed), samples)

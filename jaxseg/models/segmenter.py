@@ -1,15 +1,17 @@
 """The whole network: encoder, neck, decoder and head around the image's own size."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
+from jax.typing import DTypeLike
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.layers import Dtype, run_stage
+from jaxseg.models.layers import run_stage
+from jaxseg.models.options import LayerOptions
+from jaxseg.models.outputs import AuxiliaryLogits
 from jaxseg.ops.partition import pin
 from jaxseg.ops.resize import resize_bilinear
 
@@ -54,7 +56,7 @@ class Segmenter(nn.Module):
         input_size: of a network that scores the middle of its image alone, from a height
             or width in pixels to what to feed for so many scores, and how many come;
             see `unet.valid_size`. None for one that scores the whole image.
-        remat: compute the neck's activations again for the gradient.
+        options: see `LayerOptions`.
         logits_dtype: of the logits; bfloat16 halves their memory where classes are
             many, and is a choice for training, `model.clone(logits_dtype=...)`.
     """
@@ -68,44 +70,58 @@ class Segmenter(nn.Module):
     restore_size: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
     check_size: Callable[[tuple[int, int]], None] | None = None
     input_size: Callable[[int], tuple[int, int]] | None = None
-    remat: bool = False
-    logits_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
+    logits_dtype: DTypeLike = jnp.float32
 
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array | dict[str, Any]:
-        """Maps an image [B, H, W, C] to float32 logits [B, H, W, K], any H and W.
-
-        Returns:
-            The logits. In training, with auxiliary heads: `logits` and `aux`, which
-            has a pair (weight, logits) for each of them.
+    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+        """Maps an image [B, H, W, C] to logits [B, H, W, K], any H and W.
 
         Raises:
             ValueError: if the image has no batch axis, or the variables are those of
-                images with other channels.
+                a model for images with another number of channels.
         """
+        # Initialization creates the parameters of the auxiliary heads too.
+        if self.is_initializing():
+            return self.with_auxiliary(image, train=train)[0]
+        return self._logits(image, train)[0]
+
+    def with_auxiliary(
+        self, image: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, tuple[AuxiliaryLogits, ...]]:
+        """The logits, and those of the auxiliary heads, for training.
+
+        Args:
+            image: [B, H, W, C].
+            train: whether BatchNorm uses the batch's statistics and dropout is on.
+
+        Returns:
+            The logits that a call returns, and one `AuxiliaryLogits` for each auxiliary
+            head.
+        """
+        logits, features = self._logits(image, train)
+        scores = ((head.weight, head(features, train=train)) for head in self.auxiliary)
+        return logits, tuple(
+            AuxiliaryLogits(weight, self._resized(x, image)) for weight, x in scores
+        )
+
+    def _logits(self, image, train):
         if image.ndim != 4:
             raise ValueError(f"Give images [B, H, W, C], not {list(image.shape)}.")
-        size = image.shape[1:3]
         if self.check_size is not None:
-            self.check_size(size)
+            self.check_size(image.shape[1:3])
         features = self._encode(image, train)
         x = features.maps[-1]
         if self.neck is not None:
-            x = run_stage(self.neck, x, train=train, remat=self.remat)
+            x = run_stage(self.neck, x, train=train, remat=self.options.remat)
             features = features.replace(maps=(*features.maps[:-1], x))
         if self.decoder is not None:
             levels = features.with_image(image) if self.image_level else features
             x = self.decoder(levels, train=train)
-        logits = self._scores(self.head(x), size)
-        if not self.auxiliary or not (train or self.is_initializing()):
-            return logits
-        aux = tuple(
-            (auxiliary.weight, self._scores(auxiliary(features, train=train), size))
-            for auxiliary in self.auxiliary
-        )
-        return {"logits": logits, "aux": aux} if train else logits
+        return self._resized(self.head(x), image), features
 
-    def _scores(self, scores, size):
-        return pin(self.restore_size(pin(scores.astype(self.logits_dtype)), size))
+    def _resized(self, scores, image):
+        scores = pin(scores.astype(self.logits_dtype))
+        return pin(self.restore_size(scores, image.shape[1:3]))
 
     def _encode(self, image, train):
         try:

@@ -51,7 +51,7 @@ def make_plan(
     """Compiles the step, and others where it does not fit, and works out the bounds.
 
     Args:
-        config: as `configs/default.py`.
+        config: as `default_config`.
         topology: the devices.
         num_classes: K.
         image_shape: (H, W, C) of a training image.
@@ -123,7 +123,7 @@ def compile_step(
     """Compiles a training step ahead of time.
 
     Args:
-        config: as `configs/default.py`.
+        config: as `default_config`.
         topology: the devices.
         num_classes: K.
         image_shape: (H, W, C) of a training image.

@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxseg.losses import divide
 from jaxseg.models.freezing import freeze, frozen_layers, layer_path
+from jaxseg.models.outputs import apply_in_training
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.partition import gather
@@ -131,20 +132,17 @@ def train_step(
 
     def compute_loss(params):
         with freeze(frozen):
-            output, changed = model.apply(
+            output = apply_in_training(
+                model,
                 {"params": gather(params), "batch_stats": state.batch_stats},
                 normalization(batch["image"]),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(state.key, state.step)},
+                jax.random.fold_in(state.key, state.step),
             )
-        if isinstance(output, jax.Array):
-            return mean(output), changed
         # Deep supervision: each auxiliary head has the loss of the main one, weighed.
-        losses = (weight * mean(logits) for weight, logits in output["aux"])
-        return mean(output["logits"]) + sum(losses), changed
+        losses = [weight * mean(logits) for weight, logits in output.auxiliary]
+        return sum(losses, start=mean(output.logits)), output.batch_stats
 
-    (loss, changed), grads = jax.value_and_grad(compute_loss, has_aux=True)(
+    (loss, batch_stats), grads = jax.value_and_grad(compute_loss, has_aux=True)(
         state.params
     )
     # psum inside the loss makes each device's gradient that of its own part times the
@@ -156,7 +154,7 @@ def train_step(
     state = state.replace(
         step=done,
         params=params,
-        batch_stats=changed.get("batch_stats", {}),
+        batch_stats=batch_stats,
         opt_state=opt_state,
         ema=_average(state.ema, params, ema_decay, done) if state.ema else {},
     )
@@ -206,13 +204,8 @@ def batch_statistics(
             state.batch_stats,
         )
         with freeze(frozen):
-            return model.apply(
-                gather(state.variables) | {"batch_stats": stats},
-                image,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": state.key},
-            )[1]["batch_stats"]
+            variables = gather(state.variables) | {"batch_stats": stats}
+            return apply_in_training(model, variables, image, state.key).batch_stats
 
     # A frozen layer gives the same both times, and so its own.
     return jax.tree.map(

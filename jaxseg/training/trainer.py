@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Trains, evaluates and saves; called again, goes on exactly where it stopped.
 
     Args:
-        config: as `configs/default.py`.
+        config: as `default_config`.
         workdir: folder for checkpoints, metrics and pictures; made if need be. With
             `config.stages` each has a folder in it, and starts from the one before.
 
@@ -340,7 +340,8 @@ class _Run:
         # The first process has only its share of the first records.
         within = config.overlays * self.parallel.process_shard[1] if self.writes else 0
 
-        def watch(index, prediction):
+        def watch(index, prediction, label):
+            del label
             if index < within:
                 predictions[index] = prediction
 

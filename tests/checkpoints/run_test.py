@@ -3,20 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxseg
-from jaxseg.checkpoints.run import normalization_of, start
+from jaxseg.checkpoints.run import NormalizationMismatchError, PretrainedWeights
 from jaxseg.data.palette import distinct_palette
 from jaxseg.models.variables import initial_variables
-from jaxseg.training.step import create_state
+from jaxseg.ops.image_normalization import Normalization
 from jaxseg.utils.trees import flatten
+from jaxseg.weights import files
 from jaxseg.weights.importer import export_weights
 from jaxseg.weights.mapping import IMAGENET
 
 MODEL = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
-RAW = {"mean": [0.0], "std": [1.0]}
+RAW = Normalization((0.0,), (1.0,))
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def saved(variables, tmp_path_factory):
     return workdir
 
 
-def _state(**changes):
+def _initial(**changes):
     model = jaxseg.create_model(**MODEL | changes)
-    return create_state(model, optax.sgd(0.1), jax.random.key(1), (8, 8, 3))
+    return model.init(jax.random.key(1), jnp.zeros((1, 8, 8, 3)), train=False)
 
 
 def test_what_is_saved_is_loaded(saved, variables):
     model, loaded, metadata = jaxseg.load(saved)
     jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
-    assert metadata["class_names"] == ["0", "1", "2"]
-    assert metadata["palette"] == [list(colour) for colour in distinct_palette(3)]
-    assert metadata["normalization"] == RAW
-    assert metadata["step"] == 0
+    assert metadata.class_names == ("0", "1", "2")
+    assert metadata.palette == tuple(map(tuple, distinct_palette(3)))
+    assert metadata.normalization == RAW
+    assert metadata.step == 0
     assert model.apply(loaded, jnp.zeros((1, 9, 7, 3)), train=False).shape == (
         (1, 9, 7, 3)
     )
@@ -81,18 +81,15 @@ def test_variables_of_another_model_are_not_saved(variables, tmp_path):
         assert not (tmp_path / "w").exists()
 
 
-def _start(path, state, model=MODEL, normalization=RAW, **head):
-    return start(path, state, model=model, normalization=normalization, **head)
-
-
 def test_a_new_head_on_another_run(saved, variables):
     wider = MODEL | {"num_classes": 5}
-    state = _state(num_classes=5)
+    initial = _initial(num_classes=5)
     with pytest.raises(ValueError, match=r"params/head/bias: .* there, .* here"):
-        _start(saved, state, wider)
-    started, new, unused = _start(saved, state, wider, head="new")
+        PretrainedWeights(saved, wider).initialize(initial, RAW)
+    pretrained = PretrainedWeights(saved, wider, head="new")
+    started, new, unused = pretrained.initialize(initial, RAW)
     assert new == unused == ("params/head/bias", "params/head/kernel")
-    given, mine, got = map(flatten, (variables, state.variables, started.variables))
+    given, mine, got = map(flatten, (variables, initial, started))
     for name, leaf in got.items():
         source = mine if name in new else given
         np.testing.assert_array_equal(leaf, source[name])
@@ -100,11 +97,25 @@ def test_a_new_head_on_another_run(saved, variables):
 
 def test_a_start_from_a_file_is_one_from_the_workdir(saved, variables, tmp_path):
     path = tmp_path / "segnet.safetensors"
-    export_weights(
-        path, variables, {"model": MODEL, "normalization": RAW, "channels": 3}
+    export_weights(path, variables, jaxseg.load(saved)[2])
+    one, other = (PretrainedWeights(p, MODEL) for p in (saved, path))
+    assert one.normalization == other.normalization == RAW
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        one.initialize(_initial(), RAW)[0],
+        other.initialize(_initial(), RAW)[0],
     )
-    one, other = (_start(p, _state())[0].variables for p in (saved, path))
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert normalization_of(saved, MODEL) == normalization_of(path, MODEL) == RAW
-    with pytest.raises(ValueError, match=r"leave config\.normalization out"):
-        _start(path, _state(), normalization=IMAGENET)
+    with pytest.raises(NormalizationMismatchError, match="was trained with"):
+        other.initialize(_initial(), IMAGENET)
+
+
+def test_a_file_is_read_once(saved, variables, tmp_path, monkeypatch):
+    path = tmp_path / "segnet.safetensors"
+    export_weights(path, variables, jaxseg.load(saved)[2])
+    reads = []
+    read = files.read
+    monkeypatch.setattr(files, "read", lambda path: reads.append(path) or read(path))
+    pretrained = PretrainedWeights(path, MODEL)
+    assert not reads
+    pretrained.initialize(_initial(), pretrained.normalization)
+    assert reads == [path]

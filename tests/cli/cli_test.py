@@ -21,7 +21,9 @@ from jaxseg.data.images import read_image
 from jaxseg.inference.image_metrics import load_counts
 from jaxseg.inference.predictor import Predictor
 from jaxseg.models import create_model
+from jaxseg.ops.image_normalization import Normalization
 from jaxseg.training.step import create_state
+from tests.helpers import make_metadata
 
 NAMES = ("road", "sky", "tree", "unicorn")
 PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0), (255, 0, 255))
@@ -70,26 +72,22 @@ def trained(tmp_path_factory):
             changed = {"kernel": sign * 1e4 * head["kernel"], "bias": never}
             params = state.params | {"head": changed}
             checkpoints.save(step, state.replace(params=params), {}, miou)
-    metadata = {
-        "model": MODEL,
-        "class_names": NAMES,
-        "palette": PALETTE,
-        "channels": 3,
-        "normalization": {"mean": [120.0] * 3, "std": [60.0] * 3},
-        "image_size": None,
-        "data": {
+    metadata = make_metadata(
+        model=MODEL,
+        class_names=NAMES,
+        palette=PALETTE,
+        normalization=Normalization((120.0,) * 3, (60.0,) * 3),
+        data={
             "dataset": "folder",
             "root": str(folder / "data"),
             "prepared_dir": str(folder / "prepared"),
         },
-        "train_split": "train",
-        "val_split": "val",
-        "eval": {"batch_size": 4, "absent": "exclude"},
-    }
+        eval_batch_size=4,
+    )
     write_metadata(folder / "run", metadata)
     # The same net, fed at another size.
     shutil.copytree(folder / "run", folder / "resized")
-    write_metadata(folder / "resized", metadata | {"image_size": [24, 40]})
+    write_metadata(folder / "resized", metadata.replace(image_size=(24, 40)))
     return folder
 
 
@@ -441,9 +439,9 @@ def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
     assert "new: none\nleft out: none" in capsys.readouterr().out
     (_, ours, before), (_, theirs, after) = load(trained / "run"), load(back)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    assert after["step"] == 0
+    assert after.step == 0
     for key in ("class_names", "palette", "normalization", "data", "model"):
-        assert before[key] == after[key]
+        assert getattr(before, key) == getattr(after, key)
 
     assert cli.main(["import-weights", str(file), f"--output={back}"]) == 1
     assert "is there already" in capsys.readouterr().err
@@ -461,7 +459,7 @@ def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
     np.savez(file, **tensors)
     parts = {"hidden": 4, "encoder_kwargs": {"widths": [2] * 5}}
     command = ["import-weights", str(file), "--model=fcn32s", "--num-classes=4"]
-    command += [f"--parts={json.dumps(parts)}", f"--output={output}"]
+    command += [f"--model-kwargs={json.dumps(parts)}", f"--output={output}"]
     command += [f"--classes={trained / 'data' / 'classes.json'}"]
     assert cli.main(command) == 1
     error = capsys.readouterr().err
@@ -471,8 +469,8 @@ def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
     assert cli.main([*command, "--head=new"]) == 0
     assert "left out: classifier.6.bias, classifier.6.weight" in capsys.readouterr().out
     _, variables, metadata = load(output)
-    assert metadata["class_names"] == list(NAMES)
-    assert metadata["normalization"]["mean"] == [123.675, 116.28, 103.53]
+    assert metadata.class_names == NAMES
+    assert metadata.normalization.mean == (123.675, 116.28, 103.53)
     kernel = variables["params"]["encoder"]["stage1"]["conv1"]["kernel"]
     np.testing.assert_allclose(
         kernel, tensors["features.0.weight"].transpose(2, 3, 1, 0), rtol=1e-6

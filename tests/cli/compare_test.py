@@ -18,14 +18,11 @@ def evaluated(tmp_path):
     """Makes a workdir's report.npz of predictions by the names of their images."""
 
     def make(name, predictions, *, labels=(), classes=NAMES, boundary=False):
-        source = [
-            {"name": image, "label": dict(labels).get(image, LABEL)}
-            for image in predictions
-        ]
-        metadata = {"class_names": classes, "palette": ((0, 0, 0), (9, 9, 9))}
-        card = ImageMetrics(source, metadata, boundary=boundary)
-        for i, prediction in enumerate(predictions.values()):
-            card.add(i, np.array([prediction], np.uint8))
+        names = list(predictions)
+        card = ImageMetrics(classes, names.__getitem__, boundary=boundary)
+        for i, (image, prediction) in enumerate(predictions.items()):
+            label = dict(labels).get(image, LABEL)
+            card.add(i, np.array([prediction], np.uint8), label)
         (tmp_path / name).mkdir()
         card.save(tmp_path / name / "report.npz")
         return tmp_path / name

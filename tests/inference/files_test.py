@@ -10,9 +10,7 @@ from jaxseg.inference import files as files_module
 from jaxseg.inference.files import Job, find_input_files, predict_file
 from jaxseg.inference.predictor import Predictor
 from jaxseg.inference.tiled import TiledPredictor
-
-NAMES = ("road", "sky", "tree")
-PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0))
+from tests.helpers import PALETTE, draw_image, make_metadata
 
 
 def score(variables, image):
@@ -24,18 +22,7 @@ def score(variables, image):
 
 def make(channels=3):
     """A predictor by `score`."""
-    metadata = {
-        "channels": channels,
-        "class_names": NAMES,
-        "palette": PALETTE,
-        "image_size": None,
-    }
-    return Predictor(score, {}, metadata)
-
-
-def draw(height, width, channels=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (height, width, channels), np.uint8)
+    return Predictor(score, {}, make_metadata(channels=channels))
 
 
 def expect(image):
@@ -46,7 +33,7 @@ def expect(image):
 @pytest.mark.parametrize("kind", ["rgb", "grey", "palette", "alpha", "turned"])
 def test_files_of_every_kind_are_fed_as_a_viewer_shows_them(tmp_path, kind):
     predict = make()
-    image = draw(24, 32)
+    image = draw_image(24, 32)
     picture, options = Image.fromarray(image), {}
     if kind == "grey":
         image = np.repeat(image[..., :1], 3, axis=2)
@@ -85,7 +72,7 @@ def test_files_of_every_kind_are_fed_as_a_viewer_shows_them(tmp_path, kind):
 
 def test_a_grey_net_reads_colours_as_grey(tmp_path):
     predict = make(channels=1)
-    image = draw(16, 24)
+    image = draw_image(16, 24)
     Image.fromarray(image).save(tmp_path / "image.png")
     job = Job(tmp_path / "image.png", tmp_path / "out.png", tmp_path / "overlay.png")
     predict_file(predict, job)
@@ -165,7 +152,7 @@ def plan(tmp_path, image, **options):
 
 
 def test_entropy_is_written_where_it_is_asked_for(tmp_path):
-    job = plan(tmp_path, draw(24, 32), uncertainty=True)
+    job = plan(tmp_path, draw_image(24, 32), uncertainty=True)
     assert job.entropy == tmp_path / "out" / "x_entropy.png"
     predict_file(make(), job)
     with Image.open(job.entropy) as picture:
@@ -204,19 +191,19 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
             file.truncate(20)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    job = plan(tmp_path, draw(24, 32))
+    job = plan(tmp_path, draw_image(24, 32))
     monkeypatch.setattr(Image.Image, "save", fails)
     with pytest.raises(OSError, match="No space left"):
         predict_file(make(), job)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.png"]
     with Image.open(job.index) as written:
-        np.testing.assert_array_equal(np.asarray(written), expect(draw(24, 32)))
+        np.testing.assert_array_equal(np.asarray(written), expect(draw_image(24, 32)))
 
 
 def test_an_image_that_is_read_by_windows_gives_the_same_files(tmp_path, monkeypatch):
     """Rows come and go in strips of tiles, bands of the file and blocks of the page."""
     monkeypatch.setattr(files_module, "PICTURE_PX", 30)
-    image = draw(70, 53)
+    image = draw_image(70, 53)
     tifffile.imwrite(tmp_path / "x.tif", image, tile=(16, 32), compression="zlib")
     whole = make()
     tiled = TiledPredictor(score, {}, whole.metadata, (24, 20))

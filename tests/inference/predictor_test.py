@@ -10,22 +10,10 @@ from jaxseg.inference.scorers import network
 from jaxseg.models import create_model
 from jaxseg.models.variables import initial_variables
 from jaxseg.ops.crf import PRESETS, dense_crf
-from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.parallel.mesh import create_parallel
+from tests.helpers import NORMALIZATION, draw_image, make_metadata
 
-NAMES = ("road", "sky", "tree")
-PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0))
-
-
-NORMALIZATION = Normalization((120.0,), (60.0,))
-METADATA = {
-    "channels": 3,
-    "class_names": NAMES,
-    "palette": PALETTE,
-    "image_size": None,
-    "normalization": {"mean": [120.0], "std": [60.0]},
-}
 BUMP = np.linspace(-2, 2, 16, dtype=np.float32).reshape(1, 1, 16, 1)
 
 
@@ -42,13 +30,8 @@ def make(image_size=None, channels=3):
     net = Net()
     shape = (1, 8, 8, channels)
     variables = net.init(jax.random.key(1), jnp.zeros(shape), train=False)
-    metadata = METADATA | {"channels": channels, "image_size": image_size}
+    metadata = make_metadata(channels=channels, image_size=image_size)
     return Predictor(net, variables, metadata), variables
-
-
-def draw(height, width, channels=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (height, width, channels), np.uint8)
 
 
 def scores(variables, image):
@@ -62,7 +45,7 @@ def expect(variables, image):
 
 def test_predicts_the_network_s_best_class_of_every_pixel():
     predict, variables = make()
-    image = draw(24, 40)
+    image = draw_image(24, 40)
     classes = predict(image)
     assert classes.dtype == np.uint8
     np.testing.assert_array_equal(classes, expect(variables, image))
@@ -72,7 +55,7 @@ def test_predicts_the_network_s_best_class_of_every_pixel():
 @pytest.mark.parametrize("size", [(1, 1), (37, 51), (7, 64)])
 def test_other_sizes_continue_their_last_row_and_column(size):
     predict, variables = make()
-    image = draw(*size)
+    image = draw_image(*size)
     height, width = size
     padded = np.pad(image, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
     classes = predict(image)
@@ -88,20 +71,20 @@ def test_images_of_similar_sizes_share_a_program():
         traces.append(image.shape)
         return network(Net(), NORMALIZATION)(variables, image)
 
-    predict = Predictor(counted, variables, METADATA)
+    predict = Predictor(counted, variables, make_metadata())
     for height in range(33, 41):
-        assert predict(draw(height, 88 - height)).shape == (height, 88 - height)
+        assert predict(draw_image(height, 88 - height)).shape == (height, 88 - height)
     assert traces == [(1, 40, 56, 3), (1, 40, 48, 3)]
-    predict = Predictor(counted, variables, METADATA | {"image_size": [16, 16]})
+    predict = Predictor(counted, variables, make_metadata(image_size=(16, 16)))
     for height in range(33, 41):
-        assert predict(draw(height, 88 - height)).shape == (height, 88 - height)
+        assert predict(draw_image(height, 88 - height)).shape == (height, 88 - height)
     assert traces[2:] == [(1, 16, 16, 3)]
 
 
 @pytest.mark.parametrize("image_size", [[16, 24], [64, 64]])
 def test_a_net_of_another_size_predicts_as_it_is_scored(image_size):
     predict, variables = make(image_size)
-    image = draw(40, 52)
+    image = draw_image(40, 52)
 
     class One(list):
         sizes = ((40, 52),)
@@ -116,7 +99,9 @@ def test_a_net_of_another_size_predicts_as_it_is_scored(image_size):
     )
     record = {"image": image, "label": label, "name": "one"}
     kept = []
-    evaluate(variables, One([record]), watch=lambda _, classes: kept.append(classes))
+    evaluate(
+        variables, One([record]), watch=lambda _, classes, label: kept.append(classes)
+    )
     np.testing.assert_array_equal(predict(image), kept[0])
     assert not np.array_equal(kept[0], expect(variables, image))
 
@@ -125,7 +110,7 @@ def test_a_net_of_another_size_predicts_as_it_is_scored(image_size):
 def test_entropy_is_that_of_the_probabilities(image_size):
     """Taken by numpy of the scores at the image's size, over log 3."""
     predict, variables = make(image_size)
-    image = draw(20, 28)
+    image = draw_image(20, 28)
     classes, entropy = predict.with_entropy(image)
     np.testing.assert_array_equal(classes, predict(image))
     assert entropy.shape == (20, 28) and entropy.dtype == np.float16
@@ -154,8 +139,8 @@ def test_refinement_sees_the_image_at_its_own_size():
         assert image.shape == (1, 16, 16, 3)
         return jnp.broadcast_to(jnp.array([0.0, 1.0, 0.9]), (1, 16, 16, 3)) * BUMP
 
-    metadata = METADATA | {"image_size": [16, 16]}
-    image = draw(20, 28)
+    metadata = make_metadata(image_size=(16, 16))
+    image = draw_image(20, 28)
     got = Predictor(constant, variables, metadata, refine)(image)
     logits = resize_bilinear(constant(None, np.zeros((1, 16, 16, 3))), (20, 28))
     expected = dense_crf(jax.nn.softmax(logits), image[None], **crf)
@@ -183,10 +168,10 @@ def test_other_arrays_are_refused(image, message):
 def test_an_image_shared_by_four_devices_is_predicted_alike():
     model = create_model("segnet", 3, width=4, depths=(1, 1, 1))
     variables = initial_variables(model, jax.random.key(0))
-    image = draw(67, 40)
-    whole = Predictor(model, variables, METADATA).with_entropy(image)
-    shared = Predictor(model, variables, METADATA, space=4)
+    image = draw_image(67, 40)
+    whole = Predictor(model, variables, make_metadata()).with_entropy(image)
+    shared = Predictor(model, variables, make_metadata(), space=4)
     for got, expected in zip(shared.with_entropy(image), whole):
         np.testing.assert_allclose(got, expected, atol=1e-3)
-    with pytest.raises(ValueError, match=r"8 rows are too low for parallel\.space=4"):
-        shared(draw(8, 40))
+    with pytest.raises(ValueError, match="8 rows are too low for space=4"):
+        shared(draw_image(8, 40))

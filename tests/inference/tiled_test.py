@@ -7,10 +7,11 @@ import pytest
 
 from jaxseg.inference import scorers
 from jaxseg.inference.tiled import TiledPredictor
+from tests.helpers import make_metadata
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(5, 5, 3, 4)).astype(np.float32)
-METADATA = {"channels": 3, "class_names": ("a", "b", "c", "d")}
+METADATA = make_metadata(class_names=("a", "b", "c", "d"), palette=((0, 0, 0),) * 4)
 
 
 def convolution(variables, image):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model, list_models
+from jaxseg.models.outputs import apply_in_training
 from jaxseg.models.unet import valid_size
 
 VGG = dict(widths=(4, 4, 4, 4, 4), depths=(1, 1, 1, 1, 1))
@@ -80,25 +81,20 @@ def narrow(request, random_variables):
     @jax.jit
     def step(variables, image):
         def loss(params):
-            output, changed = model.apply(
-                variables | {"params": params},
-                image,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(2)},
+            output = apply_in_training(
+                model, variables | {"params": params}, image, jax.random.key(2)
             )
-            leaves = jax.tree.leaves(output)
-            return sum(jnp.mean(jnp.square(x - 1)) for x in leaves), (output, changed)
+            maps = [output.logits, *(logits for _, logits in output.auxiliary)]
+            return sum(jnp.mean(jnp.square(x - 1)) for x in maps), output
 
-        grads, (output, changed) = jax.grad(loss, has_aux=True)(variables["params"])
-        return grads, output, changed
+        return jax.grad(loss, has_aux=True)(variables["params"])
 
     evaluate = jax.jit(lambda v, x: model.apply(v, x, train=False))
     return name, variables, image, step(variables, image), evaluate
 
 
 def test_every_parameter_receives_gradient(narrow):
-    name, _, _, (grads, *_), _ = narrow
+    name, _, _, (grads, _), _ = narrow
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         path = jax.tree_util.keystr(path, simple=True, separator="/")
         assert np.all(np.isfinite(grad)), f"{name}: {path}"
@@ -115,32 +111,31 @@ def _has_norm(tree, block, path):
     return conv.replace("conv", "bn") in tree and conv.startswith("conv")
 
 
-def test_a_mapping_is_returned_in_training_with_auxiliary_heads_alone(narrow):
-    name, _, image, (_, output, _), _ = narrow
+def test_auxiliary_logits_are_those_of_the_auxiliary_heads(narrow):
+    name, _, image, (_, output), _ = narrow
     if "aux_weight" not in NARROW[name]:
-        assert isinstance(output, jax.Array)
+        assert output.auxiliary == ()
         return
-    assert output.keys() == {"logits", "aux"}
-    ((weight, logits),) = output["aux"]
+    ((weight, logits),) = output.auxiliary
     assert weight == 0.5
-    assert logits.shape == output["logits"].shape == (2, *image.shape[1:3], 5)
+    assert logits.shape == output.logits.shape == (2, *image.shape[1:3], 5)
 
 
 def test_inference_agrees_with_training(narrow):
     """With the batch's own statistics in the place of the running averages."""
-    name, variables, image, (_, output, changed), evaluate = narrow
+    name, variables, image, (_, output), evaluate = narrow
     if name in NOISY:
         pytest.skip("has dropout")
-    if changed:
+    if output.batch_stats:
         momentum = 0.9
         stats = jax.tree.map(
             lambda after, before: (after - momentum * before) / (1 - momentum),
-            changed["batch_stats"],
+            output.batch_stats,
             variables["batch_stats"],
         )
         variables = variables | {"batch_stats": stats}
     logits = evaluate(variables, image)
-    error = jnp.linalg.norm(logits - output) / jnp.linalg.norm(output)
+    error = jnp.linalg.norm(logits - output.logits) / jnp.linalg.norm(output.logits)
     assert error < 1e-2
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model
+from jaxseg.models.outputs import apply_in_training
 from jaxseg.weights.torchvision import mappings
 
 
@@ -15,7 +16,7 @@ def test_equals_torchvision(torchvision, assert_equals_torch, name):
         weights=None, weights_backbone=None, num_classes=5, aux_loss=True
     )
     _, with_auxiliary, _ = mappings({"name": name, "encoder": "resnet50"})
-    model = create_model(name, 5, **with_auxiliary.parts)
+    model = create_model(name, 5, **with_auxiliary.kwargs)
     assert_equals_torch(
         model, reference, with_auxiliary, 65, output=lambda logits: logits["out"]
     )
@@ -31,31 +32,14 @@ def test_auxiliary_head_stands_behind_the_third_stage():
     image = jax.random.normal(jax.random.key(0), (2, 33, 47, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(1), image, train=False))()
 
-    @jax.jit
-    def run():
-        output, _ = model.apply(
-            variables,
-            image,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(2)},
-        )
-        grad = jax.grad(
-            lambda v: jnp.sum(
-                model.apply(
-                    v,
-                    image,
-                    train=True,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": jax.random.key(2)},
-                )[0]["aux"][0][1]
-                ** 2
-            )
-        )(variables)["params"]["encoder"]
-        return output, grad
+    def auxiliary(variables):
+        key = jax.random.key(2)
+        ((weight, logits),) = apply_in_training(model, variables, image, key).auxiliary
+        return jnp.sum(jnp.square(logits)), weight
 
-    output, grads = run()
-    assert output["aux"][0][0] == np.float32(0.4)
+    grads, weight = jax.jit(jax.grad(auxiliary, has_aux=True))(variables)
+    assert weight == np.float32(0.4)
+    grads = grads["params"]["encoder"]
     assert np.any(grads["stage3"]["block1"]["conv1"]["kernel"] != 0)
     assert not np.any(grads["stage4"]["block1"]["conv1"]["kernel"] != 0)
     logits = jax.eval_shape(lambda: model.apply(variables, image, train=False))

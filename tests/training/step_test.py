@@ -15,6 +15,8 @@ from jaxseg.models import create_model
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.freezing import frozen_layers
 from jaxseg.models.layers import batch_norm, run_stage
+from jaxseg.models.options import LayerOptions
+from jaxseg.models.outputs import apply_in_training
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import BACKENDS, create_parallel
 from jaxseg.training.step import batch_statistics, create_state, train_step
@@ -220,15 +222,14 @@ def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
 
     @jax.jit
     def losses():
-        output = model.apply(
+        output = apply_in_training(
+            model,
             state.variables,
             NORMALIZATION(batch["image"]),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(state.key, state.step)},
-        )[0]
-        ((_, aux),) = output["aux"]
-        totals = (cross_entropy(x, batch["label"]) for x in (output["logits"], aux))
+            jax.random.fold_in(state.key, state.step),
+        )
+        ((_, aux),) = output.auxiliary
+        totals = (cross_entropy(x, batch["label"]) for x in (output.logits, aux))
         return [total / denominator for total, denominator in totals]
 
     main, aux = losses()
@@ -255,7 +256,7 @@ class _TwoBlocks(nn.Module):
 
     @nn.compact
     def __call__(self, image, *, train):
-        block = partial(ConvBlock, axis_name=self.axis_name)
+        block = partial(ConvBlock, options=LayerOptions(axis_name=self.axis_name))
         first = block((4, 4), norm=self.norm, name="encoder")
         x = run_stage(first, image, train=train, remat=self.remat)
         return block((3,), activation=None, name="decoder")(x, train=train)

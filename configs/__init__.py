@@ -1,1 +1,0 @@
-"""Configs: `default.py` has every key, each other file is one result."""
