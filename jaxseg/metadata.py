@@ -66,11 +66,13 @@ class RunMetadata:
     git_commit: str | None = None
 
     def __post_init__(self):
-        """Checks every field.
+        """Makes tuples of lists, and checks every field.
 
         Raises:
             MetadataError: if a value is not what the field is for.
         """
+        for name in ("class_names", "palette", "image_size"):
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
         for name, (check, expected) in _CHECKS.items():
             if not check(getattr(self, name)):
                 value = repr(getattr(self, name))
@@ -150,8 +152,6 @@ class RunMetadata:
             if missing := required - given.keys():
                 raise MetadataError(f"the key {sorted(missing)[0]!r} is missing.")
             given["normalization"] = _normalization(given["normalization"])
-            for name in ("class_names", "palette", "image_size"):
-                given[name] = _tuples(given.get(name))
             return cls(**given)
         except MetadataError as error:
             raise MetadataError(f"{source} is damaged: {error}") from error

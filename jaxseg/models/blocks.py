@@ -5,18 +5,17 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxseg.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
     Dropout,
-    Dtype,
     batch_norm,
     depthwise_conv,
     he_normal,
 )
+from jaxseg.models.options import LayerOptions
 
 
 class ConvBlock(nn.Module):
@@ -36,9 +35,7 @@ class ConvBlock(nn.Module):
         conv: makes the convolutions, called with the arguments of `nn.Conv`: that,
             `ConvTranspose` or `depthwise_conv`.
         kernel_init: initializer of the kernels.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     features: tuple[int, ...]
@@ -51,9 +48,7 @@ class ConvBlock(nn.Module):
     use_bias: bool = True
     conv: Callable[..., nn.Module] = Conv
     kernel_init: nn.initializers.Initializer = he_normal
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -67,21 +62,18 @@ class ConvBlock(nn.Module):
                 use_bias=self.use_bias,
                 kernel_init=self.kernel_init,
                 **dilation,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.options.dtypes,
                 name=f"conv{i}",
             )(x)
             if self.norm is not None:
                 x = self.norm(
                     use_running_average=not train,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
-                    axis_name=self.axis_name,
+                    **self.options.norm_kwargs,
                     name=f"bn{i}",
                 )(x)
             if self.activation is not None:
                 x = self.activation(x)
-        return Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
+        return Dropout(self.dropout, self.options.axis_name)(x, train=train)
 
 
 class ResidualBlock(nn.Module):
@@ -94,18 +86,14 @@ class ResidualBlock(nn.Module):
         kernel: side of the square kernels, in cells.
         norm: makes the normalisation after each convolution; None for none.
         activation: after each convolution but the last, and after the sum.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     features: tuple[int, ...]
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -130,9 +118,7 @@ class SeparableBlock(nn.Module):
         kernel: side of the depthwise kernels, in cells.
         norm: makes the normalisation after each step; None for none.
         activation: after each step.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
 
     Source: DeepLab v3+, sec. 3.1, https://arxiv.org/abs/1802.02611.
     """
@@ -141,9 +127,7 @@ class SeparableBlock(nn.Module):
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -167,9 +151,7 @@ class DepthwiseBlock(nn.Module):
         kernel: side of the kernels, in cells.
         norm: makes the normalisation after each convolution; None for none.
         activation: after each depthwise convolution; None for a linear block.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
 
     Source: SegNet-Basic-SingleChannelDecoder, https://arxiv.org/abs/1511.00561.
     """
@@ -178,9 +160,7 @@ class DepthwiseBlock(nn.Module):
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation | None = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -201,12 +181,7 @@ class DepthwiseBlock(nn.Module):
 
 
 def _shared(block):
-    return dict(
-        norm=block.norm,
-        dtype=block.dtype,
-        param_dtype=block.param_dtype,
-        axis_name=block.axis_name,
-    )
+    return dict(norm=block.norm, options=block.options)
 
 
 BLOCKS = {

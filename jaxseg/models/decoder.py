@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from jaxseg.models.encoders.features import Features
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.partition import pin
 
 
@@ -22,7 +23,7 @@ class Decoder(nn.Module):
             gave, as in FCN, rather than the level's last map. A level that does not
             open with one gives its last map all the same.
         skip_last: whether the skip comes after the block rather than before.
-        remat: compute each level's activations again for the gradient.
+        options: see `LayerOptions`.
     """
 
     upsamplers: tuple[nn.Module, ...]
@@ -31,7 +32,7 @@ class Decoder(nn.Module):
     levels: tuple[int, ...] | None = None
     pooled_skips: bool = False
     skip_last: bool = False
-    remat: bool = False
+    options: LayerOptions = LayerOptions()
 
     def __call__(self, features: Features, *, train: bool) -> jax.Array:
         """Maps an encoder's levels to one map, of the size of the last level climbed to.
@@ -69,4 +70,6 @@ class Decoder(nn.Module):
                 x = self.skips[step](x, source, train=train)
             return pin(x)
 
-        return (nn.remat(climb) if self.remat else climb)(self, x, places, source)
+        return (nn.remat(climb) if self.options.remat else climb)(
+            self, x, places, source
+        )

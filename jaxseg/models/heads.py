@@ -5,7 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
-from jaxseg.models.layers import Conv, Dropout, Dtype, he_normal
+from jaxseg.models.layers import Conv, Dropout, he_normal
+from jaxseg.models.options import LayerOptions
+
+DENSE_SIDES = {"alexnet": 6, "alexnet_torchvision": 6, "vgg16": 7, "vgg16_bn": 7}
+"""Side of the map that each encoder's first fully connected layer covers, in cells."""
 
 
 class DenseAsConvolutions(nn.Module):
@@ -17,9 +21,7 @@ class DenseAsConvolutions(nn.Module):
         padding: "SAME" keeps the map's size; "VALID" takes side - 1 cells off it.
         dilation: step from tap to tap of the first layer's kernel, in cells.
         dropout: rate after each layer.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis over which the batch is split, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     side: int = 7
@@ -27,9 +29,7 @@ class DenseAsConvolutions(nn.Module):
     padding: str = "SAME"
     dilation: int = 1
     dropout: float = 0.5
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -42,12 +42,11 @@ class DenseAsConvolutions(nn.Module):
                 padding=self.padding,
                 kernel_dilation=dilation,
                 kernel_init=he_normal,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.options.dtypes,
                 name=f"fc{i}",
             )
             x = nn.relu(layer(x))
-            x = Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
+            x = Dropout(self.dropout, self.options.axis_name)(x, train=train)
         return x
 
 
@@ -58,15 +57,13 @@ class Scores(nn.Module):
         num_classes: K.
         block: called as `(map, train=...)`; None for none.
         kernel_init: initializer of the scores' kernel.
-        dtype: of the computation.
-        param_dtype: of the parameters.
+        options: see `LayerOptions`.
     """
 
     num_classes: int
     block: nn.Module | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.zeros
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -77,8 +74,7 @@ class Scores(nn.Module):
             self.num_classes,
             (1, 1),
             kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name="score",
         )(x)
 
@@ -125,9 +121,7 @@ class ASPP(nn.Module):
         rates: dilations of the 3x3 convolutions, in cells.
         features: channels of each branch and of the result.
         dropout: rate behind the projection.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
 
     Source: DeepLab v3, sec. 3.3, https://arxiv.org/abs/1706.05587.
     """
@@ -135,9 +129,7 @@ class ASPP(nn.Module):
     rates: tuple[int, ...] = (6, 12, 18)
     features: int = 256
     dropout: float = 0.1
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -148,9 +140,7 @@ class ASPP(nn.Module):
                 (self.features,),
                 kernel,
                 use_bias=False,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                axis_name=self.axis_name,
+                options=self.options,
                 name=name,
                 **kwargs,
             )

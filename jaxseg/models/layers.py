@@ -6,15 +6,18 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseg.ops.convolution import conv_transpose
 from jaxseg.ops.partition import pin
 
-Dtype = jnp.dtype
 Activation = Callable[[jax.Array], jax.Array]
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """N(0, sqrt(2 / fan_in)), not truncated: Caffe's `msra`."""
+
+caffe_gaussian = nn.initializers.normal(0.01)
+"""N(0, 0.01): Caffe's `gaussian` as DeconvNet and DeepLab use it."""
 
 batch_norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 """The papers' BatchNorm in PyTorch's numbers (momentum 0.9 here is 0.1 there).
@@ -136,8 +139,8 @@ class ConvTranspose(nn.Module):
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
     fixed: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
         if len(set(self.kernel_size)) != 1 or self.kernel_size[0] < self.strides:

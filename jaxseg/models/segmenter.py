@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
+from jax.typing import DTypeLike
 
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.layers import Dtype, run_stage
+from jaxseg.models.layers import run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.outputs import AuxiliaryLogits
 from jaxseg.ops.partition import pin
 from jaxseg.ops.resize import resize_bilinear
@@ -54,7 +56,7 @@ class Segmenter(nn.Module):
         input_size: of a network that scores the middle of its image alone, from a height
             or width in pixels to what to feed for so many scores, and how many come;
             see `unet.valid_size`. None for one that scores the whole image.
-        remat: compute the neck's activations again for the gradient.
+        options: see `LayerOptions`.
         logits_dtype: of the logits; bfloat16 halves their memory where classes are
             many, and is a choice for training, `model.clone(logits_dtype=...)`.
     """
@@ -68,8 +70,8 @@ class Segmenter(nn.Module):
     restore_size: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear
     check_size: Callable[[tuple[int, int]], None] | None = None
     input_size: Callable[[int], tuple[int, int]] | None = None
-    remat: bool = False
-    logits_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
+    logits_dtype: DTypeLike = jnp.float32
 
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
         """Maps an image [B, H, W, C] to logits [B, H, W, K], any H and W.
@@ -110,7 +112,7 @@ class Segmenter(nn.Module):
         features = self._encode(image, train)
         x = features.maps[-1]
         if self.neck is not None:
-            x = run_stage(self.neck, x, train=train, remat=self.remat)
+            x = run_stage(self.neck, x, train=train, remat=self.options.remat)
             features = features.replace(maps=(*features.maps[:-1], x))
         if self.decoder is not None:
             levels = features.with_image(image) if self.image_level else features

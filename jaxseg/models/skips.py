@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.layers import Conv, Dtype
+from jaxseg.models.layers import Conv
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.resize import crop_to, resize_bilinear
 
 Meet = Callable[[jax.Array, tuple[int, int]], jax.Array]
@@ -33,13 +34,11 @@ class Skip(nn.Module):
         meet: brings the level to the size of `x` where the two differ, called as
             `(level, size)`: `resize_bilinear`, `crop_center`, or `crop_to` with an
             `offset`.
-        dtype: of the computation.
-        param_dtype: of the parameters.
+        options: see `LayerOptions`.
     """
 
     meet: Meet = resize_bilinear
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
 
     def _met(self, level, x):
         size = x.shape[1:3]
@@ -49,8 +48,7 @@ class Skip(nn.Module):
         return Conv(
             features,
             (1, 1),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name=name,
             **kwargs,
         )

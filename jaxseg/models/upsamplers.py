@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.layers import Activation, Conv, ConvTranspose, Dtype
+from jaxseg.models.layers import Activation, Conv, ConvTranspose
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.ops.indexed_pooling import max_unpool_indices
 from jaxseg.ops.pooling import max_unpool
@@ -23,13 +24,11 @@ class Upsampler(nn.Module):
     Attributes:
         features: channels of the result; None for those of the map. What only moves
             values, or keeps channels apart, keeps its channels whatever is given.
-        dtype: of the computation.
-        param_dtype: of the parameters.
+        options: see `LayerOptions`.
     """
 
     features: int | None = None
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
 
 
 class Nearest(Upsampler):
@@ -144,8 +143,7 @@ class Transposed(Upsampler):
             use_bias=self.use_bias,
             kernel_init=self.kernel_init or bilinear_init(self.strides),
             fixed=self.fixed,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name="conv",
         )(x)
         if self.activation is not None:
@@ -179,8 +177,7 @@ class PixelShuffle(Upsampler):
         conv = Conv(
             features * s**2,
             (1, 1),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name="conv",
         )
         x = conv(x).reshape(b, h, w, s, s, features)
@@ -233,8 +230,7 @@ class Unpool(Upsampler):
             x = Conv(
                 places.shape[-1],
                 (1, 1),
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.options.dtypes,
                 name="project",
             )(x)
         if places.dtype == jnp.uint8:

@@ -229,8 +229,15 @@ def _split(x, window, fill):
     )
     # Ending at the last window's first pixel: a length that symbolic sizes divide.
     rows, columns = rows - window + 1, columns - window + 1
+    batch, _, _, channels = x.shape
+    # `lax.slice`: before JAX 0.9.1 strided indexing of arrays became a gather.
     return [
-        x[:, i : i + rows : window, j : j + columns : window]
+        lax.slice(
+            x,
+            (0, i, j, 0),
+            (batch, i + rows, j + columns, channels),
+            (1, window, window, 1),
+        )
         for i in range(window)
         for j in range(window)
     ]

@@ -1,7 +1,8 @@
 """What a config means: arguments of the builders that its sections are for."""
 
+import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,11 @@ from ml_collections import ConfigDict
 
 from jaxseg import data
 from jaxseg.checkpoints.run import METADATA, PretrainedWeights, read_metadata
-from jaxseg.losses import by_columns, cross_entropy
+from jaxseg.losses import LossFn, by_columns, cross_entropy
 from jaxseg.ops.image_normalization import Normalization
+from jaxseg.training.default_config import default_config
+from jaxseg.utils import registry
+from jaxseg.utils.names import suggest_name
 from jaxseg.utils.trees import path_name
 from jaxseg.weights.mapping import IMAGENET
 
@@ -25,7 +29,7 @@ class ConfigError(ValueError):
 
 @contextmanager
 def config_section(name: str) -> Iterator[None]:
-    """Names the section of the config in the errors of the builder that it is for.
+    """Prefixes the errors of a builder with the section of the config that it is for.
 
     Raises:
         ConfigError: in place of a ValueError.
@@ -39,7 +43,10 @@ def config_section(name: str) -> Iterator[None]:
 
 
 def split_stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
-    """The config and workdir of each stage; those given, where there are no stages."""
+    """Returns the config and the workdir of each stage.
+
+    Without stages these are the given ones.
+    """
     if not config.stages:
         return [(config, workdir)]
     found: list[tuple[ConfigDict, Path]] = []
@@ -55,31 +62,35 @@ def split_stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Pa
 
 
 def flatten_config(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """All that a run is started with, by dotted names."""
-    started = {"workdir": str(workdir.absolute()), "jax": jax.__version__}
-    return started | _named(config.to_dict())
+    """Everything that a run is started with, by dotted names."""
+    start = {"workdir": str(workdir.absolute()), "jax": jax.__version__}
+    return start | _flatten(config.to_dict())
 
 
 def config_changes(config: ConfigDict, workdir: Path) -> list[str]:
-    """What the config says otherwise than that of the run in the workdir, a line each.
+    """Lists the differences from the config that the workdir was last started with.
 
-    Where the workdir says nothing of its run, nothing has changed.
+    Returns:
+        One line for each key, "train.steps: 6 -> 7"; none if the workdir is new.
     """
     before = (workdir / METADATA).is_file() and read_metadata(workdir).config
     if not before:
         return []
-    # By way of JSON, as it was written: there are no tuples in it.
-    was, now = _named(before), _named(json.loads(json.dumps(config.to_dict())))
+    # The stored config went through JSON, which turns tuples into lists. A key that an
+    # older version did not have had the effect of today's default.
+    defaults, new = (
+        _flatten(json.loads(json.dumps(c.to_dict())))
+        for c in (default_config(), config)
+    )
+    old = defaults | _flatten(before)
     lines = {
-        name: (was.get(name, "absent"), now.get(name, "absent"))
-        for name in sorted(was.keys() | now.keys())
+        name: (old.get(name, "absent"), new.get(name, "absent"))
+        for name in sorted(old.keys() | new.keys())
     }
-    return [
-        f"{name}: {old} -> {new}" for name, (old, new) in lines.items() if old != new
-    ]
+    return [f"{name}: {a} -> {b}" for name, (a, b) in lines.items() if a != b]
 
 
-def _named(tree: dict[str, Any]) -> dict[str, Any]:
+def _flatten(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: not isinstance(x, dict)
     )
@@ -87,32 +98,38 @@ def _named(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises a ValueError for numbers that no builder would look at in time."""
-    for section, name, least in (
-        ("train", "steps", 1),
-        ("train", "batch_size", 1),
-        ("optimizer", "accumulate_steps", 1),
-        ("train", "log_every_steps", 0),
-        ("train", "eval_every_steps", 0),
-        ("train", "save_every_steps", 0),
-        ("eval", "batch_size", 1),
-        ("eval", "overlays", 0),
+    """Checks the values that no builder would check in time.
+
+    Raises:
+        ConfigError: if one is out of range; the message names its key.
+    """
+    for key, smallest in (
+        ("train.steps", 1),
+        ("train.batch_size", 1),
+        ("optimizer.accumulate_steps", 1),
+        ("train.log_every_steps", 0),
+        ("train.eval_every_steps", 0),
+        ("train.save_every_steps", 0),
+        ("train.early_stopping_patience", 0),
+        ("eval.batch_size", 1),
+        ("eval.overlays", 0),
     ):
+        section, name = key.split(".")
         value = config[section][name]
-        if value < least:
-            raise ValueError(f"{section}.{name}={value}; it is at least {least}.")
+        if value < smallest:
+            raise ConfigError(f"config.{key}={value}; it must be at least {smallest}.")
     steps, accumulated = config.train.steps, config.optimizer.accumulate_steps
     if steps % accumulated:
-        raise ValueError(
-            f"train.steps={steps} is no multiple of optimizer.accumulate_steps="
-            f"{accumulated}: the last batches would change nothing. Take "
-            f"{steps - steps % accumulated or accumulated} steps."
+        raise ConfigError(
+            f"config.train.steps={steps} is not a multiple of "
+            f"config.optimizer.accumulate_steps={accumulated}: the last batches would "
+            f"have no effect. Use {steps - steps % accumulated or accumulated} steps."
         )
     decay = config.train.ema_decay
     if not 0 <= decay < 1:
-        raise ValueError(
-            f"train.ema_decay={decay}; give a share below 1, such as 0.999, or 0 for "
-            "no average."
+        raise ConfigError(
+            f"config.train.ema_decay={decay}; it must be at least 0 and below 1, such "
+            "as 0.999, where 0 means no average."
         )
     if config.eval.absent not in ("exclude", "zero"):
         raise ConfigError(
@@ -123,17 +140,17 @@ def check_config(config: ConfigDict) -> None:
         len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
     ):
         raise ConfigError(
-            f"config.data.image_size={tuple(size)}; give a height and a width in pixels, such "
-            "as (176, 240)."
+            f"config.data.image_size={tuple(size)}; give a height and a width in "
+            "pixels, such as (176, 240)."
         )
 
 
 def dataset_kwargs(config: ConfigDict) -> dict[str, Any]:
-    """Keyword arguments of `data.create_source`, but for the split."""
+    """Keyword arguments of `data.create_source`, without the split."""
     section = config.data
     return {
         "dataset": section.dataset,
-        # Absolute, so that the workdir can be evaluated from anywhere.
+        # Absolute, so that the workdir can be evaluated from any directory.
         "root": section.root and str(Path(section.root).expanduser().resolve()),
         "prepared_dir": section.prepared_dir,
         **section.options.to_dict(),
@@ -143,11 +160,11 @@ def dataset_kwargs(config: ConfigDict) -> dict[str, Any]:
 def find_normalization(
     config: ConfigDict, workdir: Path, pretrained: PretrainedWeights | None
 ) -> Normalization:
-    """The normalization in the config, or else the one of the parameters' origin.
+    """The normalization in the config, or else that of the workdir or the weights.
 
     Args:
         config: as `default_config`.
-        workdir: of the run; if it has one already, its normalization is kept.
+        workdir: of the run; if it has a normalization already, that is kept.
         pretrained: weights to initialize from, if any.
 
     Raises:
@@ -166,12 +183,11 @@ def find_normalization(
 def training_image_size(
     config: ConfigDict, sizes: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """Height and width of the images that a training step is given.
+    """Height and width of the images in a training step.
 
     Args:
         config: as `default_config`.
-        sizes: of the images of the training set, used where the config leaves the
-            size to the data.
+        sizes: of the images of the training set, for a config without a size.
     """
     return tuple(config.augment.crop_px or config.data.image_size or sizes[0])
 
@@ -182,22 +198,81 @@ def model_kwargs(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     return {"num_classes": num_classes, **section.pop("kwargs"), **section}
 
 
-def create_loss(config: ConfigDict, class_weights: np.ndarray | None) -> Callable:
+LOSS_KEYS = ("class_weights", "denominator", "label_smoothing")
+"""Keys of `config.loss` that are passed to the losses with an argument of that name."""
+
+
+def create_loss(config: ConfigDict, class_weights: np.ndarray | None) -> LossFn:
     """The loss function.
 
     Args:
         config: as `default_config`.
         class_weights: from `class_weights`.
+
+    Returns:
+        The loss named in the config with its arguments bound. Its own ValueErrors,
+        which appear when a step is traced, become ConfigErrors.
+
+    Raises:
+        ConfigError: if the name is unknown, or the loss does not accept an argument.
     """
-    section = config.loss.to_dict()
-    del section["class_weights"], section["logits_dtype"]
-    chunks = section.pop("chunks")
-    loss_fn = partial(cross_entropy, class_weights=class_weights, **section)
-    return by_columns(loss_fn, chunks)
+    section = config.loss
+    with config_section("loss"):
+        builder = registry.lookup("loss", section.name)
+        loss_fn = by_columns(
+            partial(builder, **_loss_kwargs(builder, section, class_weights)),
+            section.chunks,
+        )
+
+    def loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+        with config_section("loss"):
+            result = loss_fn(logits, label)
+            if not isinstance(result, tuple) or [
+                np.shape(value) for value in result
+            ] != [(), ()]:
+                raise ValueError(
+                    f"{section.name!r} must return two scalars: the sum of the loss "
+                    "over the pixels, and the number to divide it by."
+                )
+            return result
+
+    return loss
+
+
+def _loss_kwargs(
+    loss_fn: Any, section: ConfigDict, class_weights: np.ndarray | None
+) -> dict[str, Any]:
+    """Keyword arguments for a loss, checked by its signature."""
+    accepted = tuple(inspect.signature(loss_fn).parameters)[2:]
+    kwargs = section.kwargs.to_dict()
+    for key in kwargs:
+        if key in LOSS_KEYS:
+            raise ConfigError(f"config.loss.kwargs has {key}; set config.loss.{key}.")
+        if key not in accepted:
+            known = tuple(name for name in accepted if name not in LOSS_KEYS)
+            raise ConfigError(
+                f"config.loss.kwargs: the loss {section.name!r} has no argument "
+                f"{key!r}{suggest_name(key, known)}"
+            )
+    defaults = inspect.signature(cross_entropy).parameters
+    for key in LOSS_KEYS:
+        value = class_weights if key == "class_weights" else section[key]
+        if key in accepted:
+            kwargs[key] = value
+        elif np.any(value != defaults[key].default):
+            raise ConfigError(
+                f"config.loss.{key}={section[key]!r}, but the loss {section.name!r} "
+                f"has no argument {key!r}; leave it at its default."
+            )
+    return kwargs
 
 
 def class_weights(config: ConfigDict, source: data.Source) -> np.ndarray | None:
-    """Weights of the classes, float32 [K], of the training set where they need it."""
+    """Weights of the classes, float32 [K], from the training set where needed.
+
+    Raises:
+        ConfigError: if the name is unknown, or its weights are for other classes.
+    """
     name = config.loss.class_weights
     presets, classes = data.balance.PRESETS, source.info.num_classes
     if name == "none":
@@ -206,13 +281,13 @@ def class_weights(config: ConfigDict, source: data.Source) -> np.ndarray | None:
         counts = data.pixel_counts(source)
         return data.balance.median_frequency(*counts).astype(np.float32)
     if name not in presets:
-        raise ValueError(
-            f"loss.class_weights={name!r} is unknown; take one of none, "
+        raise ConfigError(
+            f"config.loss.class_weights={name!r} is unknown; use one of none, "
             f"median_frequency, {', '.join(presets)}."
         )
     if len(presets[name]) != classes:
-        raise ValueError(
-            f"loss.class_weights={name!r} has {len(presets[name])} weights, and "
-            f"{source.info.name} has {classes} classes; take median_frequency."
+        raise ConfigError(
+            f"config.loss.class_weights={name!r} has {len(presets[name])} weights, and "
+            f"{source.info.name} has {classes} classes; use median_frequency."
         )
     return np.asarray(presets[name], np.float32)

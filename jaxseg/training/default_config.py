@@ -88,9 +88,12 @@ def default_config() -> ConfigDict:
     config.normalization.mean = config_dict.placeholder(tuple)
     config.normalization.std = config_dict.placeholder(tuple)
 
-    # The loss. `denominator` and `label_smoothing` are keyword arguments of
-    # `jaxseg.losses.cross_entropy`; the other keys decide how it is called.
+    # The loss. `class_weights`, `denominator` and `label_smoothing` are keyword
+    # arguments of `jaxseg.losses.cross_entropy`, and `kwargs` holds those that only
+    # other losses have; `logits_dtype` and `chunks` decide how the loss is called.
     config.loss = ConfigDict()
+    config.loss.name = "cross_entropy"  # or one that was registered
+    config.loss.kwargs = ConfigDict()  # extra keyword arguments of the loss
     # Weights of the classes: none, median_frequency (from the training labels) or
     # segnet_camvid (the SegNet authors' weights for CamVid).
     config.loss.class_weights = "none"
@@ -134,6 +137,11 @@ def default_config() -> ConfigDict:
     # Gradient accumulation: batches whose gradients are averaged into one update.
     config.optimizer.accumulate_steps = 1
 
+    # Where metrics and images are recorded, besides metrics.jsonl: names out of
+    # tensorboard, wandb, mlflow and registered ones, or pairs (name, {"key": value, ...})
+    # with keyword arguments of the tracker.
+    config.trackers = ("tensorboard",)
+
     # The training loop.
     config.train = ConfigDict()
     config.train.steps = 1000  # batches of the whole run
@@ -149,6 +157,9 @@ def default_config() -> ConfigDict:
     config.train.log_every_steps = 50
     config.train.eval_every_steps = 250
     config.train.save_every_steps = 250
+    # Early stopping: the number of evaluations in a row without a better mIoU after
+    # which training stops; 0 to never stop early.
+    config.train.early_stopping_patience = 0
 
     # Evaluation on the validation split.
     config.eval = ConfigDict()

@@ -18,6 +18,7 @@ from jaxseg.models import (
 from jaxseg.models.blocks import BLOCKS, ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.skips import SKIPS, Concat
 from jaxseg.models.upsamplers import UPSAMPLERS, Bilinear, Transposed
 from jaxseg.ops.pooling import max_pool_argmax
@@ -188,8 +189,7 @@ class Doubled(nn.Module):
     """An upsampler of somebody else's."""
 
     features: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
+    options: LayerOptions
 
     def __call__(self, x, places, size):
         del places
@@ -250,13 +250,13 @@ def test_the_image_can_be_a_level_without_a_skip():
         (dict(skip="sums"), "did you mean 'sum'. Known: concat, gated, none, sum"),
         (dict(upsampler="x"), "Unknown upsampler 'x'. Known: bilinear, "),
         (dict(block="residul"), "did you mean 'residual'"),
-        (dict(widths=(4, 4)), "climbs to 5 and takes 5 positive widths"),
+        (dict(widths=(4, 4)), "needs 5 positive widths"),
         (dict(widths=(4, 4, 4, 4, 0)), "5 positive widths"),
-        (dict(image_level=True), "finest level has it already"),
-        (dict(encoder="resnet18", upsampler="unpool"), "reaches stride 8, 16, 32"),
+        (dict(image_level=True), "already has one"),
+        (dict(encoder="resnet18", upsampler="unpool"), "not at stride 8, 16, 32"),
         (
             dict(upsampler="transposed", upsampler_kwargs=dict(strides=4)),
-            "grows maps 4 times, .* differ by factors of 2. Give",
+            "enlarges maps 4 times, .* differ by factors of 2. Set",
         ),
         (dict(skip_kwargs=dict(scales=1)), "The skip cannot be built: .*scales"),
         (dict(encoder_kwargs=dict(remat=True)), "which the whole network shares"),

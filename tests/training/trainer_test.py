@@ -14,16 +14,14 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
 from jaxseg import data, load, save
 from jaxseg.checkpoints import manager
 from jaxseg.checkpoints.run import find_step
 from jaxseg.inference.evaluator import Evaluator
 from jaxseg.inference.scorers import network
-from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel import mesh as mesh_module
 from jaxseg.parallel.mesh import create_parallel
-from jaxseg.training import trainer
+from jaxseg.training import default_config, trainer
 from jaxseg.training.metric_writer import MetricWriter
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +34,7 @@ def prepared(tmp_path_factory):
 
 def _config(prepared) -> ConfigDict:
     """Six steps of a very small network, evaluated after three and six."""
-    config = default.get_config()
+    config = default_config()
     config.model.kwargs = {"width": 2, "depths": (1, 1, 1), "dropout": 0.5}
     config.data.prepared_dir = str(prepared)
     config.data.options = {
@@ -120,16 +118,15 @@ def test_averaged_parameters_are_what_is_loaded(finished):
     ):
         np.testing.assert_array_equal(loaded, ema)
         assert not np.array_equal(loaded, params)
-    normalization = Normalization(**metadata["normalization"])
     evaluator = Evaluator(
-        network(model, normalization),
+        network(model, metadata.normalization),
         num_classes=6,
         batch_size=4,
         parallel=create_parallel(data=1),
     )
-    source = data.create_source(split="val", **metadata["data"])
+    source = data.create_source(split="val", **metadata.data)
     confusion, _ = evaluator(variables, source)
-    miou = confusion.compute(metadata["class_names"])["miou"]
+    miou = confusion.compute(metadata.class_names)["miou"]
     assert miou == _metrics(finished)[-1]["val_miou"]
 
 
@@ -217,7 +214,7 @@ def test_nothing_is_evaluated_or_saved_before_the_end_unless_asked(config, tmp_p
     trainer.run(config, str(tmp_path))
     assert [x["step"] for x in _metrics(tmp_path)] == [6, 6]
     assert not (tmp_path / "overlays").exists()
-    assert load(tmp_path, 6)[2]["step"] == 6  # a number will do for a step
+    assert load(tmp_path, 6)[2].step == 6  # a number will do for a step
 
 
 def test_a_stage_of_fcn_starts_where_the_last_ended(config, tmp_path, capsys):
@@ -266,7 +263,7 @@ def test_a_start_that_does_not_fit_is_refused(config, finished, tmp_path):
     with pytest.raises(ValueError, match="give both, or neither"):
         trainer.run(config, str(tmp_path / "raw"))
     config.normalization.std = (1.0,)
-    with pytest.raises(ValueError, match=r"leave config\.normalization out"):
+    with pytest.raises(ValueError, match=r"Leave config\.normalization out"):
         trainer.run(config, str(tmp_path / "raw"))
 
 
@@ -317,7 +314,7 @@ def test_another_models_workdir_is_refused_and_left_alone(config, finished):
     config.model.kwargs.width = 4
     with pytest.raises(ValueError, match=r"encoder/stage1/bn1/mean: \(2,\)") as error:
         trainer.run(config, str(finished))
-    assert "another model;" in str(error.value)
+    assert "config.model differs" in str(error.value)
     assert "more" in str(error.value)
     assert (finished / "metadata.json").read_text() == before
 
@@ -331,7 +328,7 @@ def test_another_models_workdir_is_refused_and_left_alone(config, finished):
 )
 def test_what_made_the_state_another_is_named(config, finished, key, value, culprit):
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(ValueError, match=f"made with another {culprit}; take"):
+    with pytest.raises(ValueError, match=f"config.{culprit} differs"):
         trainer.run(config, str(finished))
 
 
@@ -372,7 +369,7 @@ def test_another_batch_size_is_refused_unless_accepted(
     shutil.copytree(finished, tmp_path / "run")
     config.train.steps = 7
     config.train.batch_size = 6
-    with pytest.raises(ValueError, match=r"batch_size=4, and not 6.*accept_batch_size"):
+    with pytest.raises(ValueError, match=r"size 4, and not 6.*accept_batch_size"):
         trainer.run(config, str(tmp_path / "run"))
 
     places = []
@@ -395,18 +392,21 @@ def test_a_checkpoint_of_an_older_version_is_not_called_damaged(
     shutil.copytree(finished, tmp_path / "run")
     place = tmp_path / "run/checkpoints/6/data/metadata"
     place.write_text('{"next_step": 6}')
-    with pytest.raises(
-        ValueError, match=r"an older jaxseg.* --config\.init_from="
-    ) as e:
+    with pytest.raises(ValueError, match=r"older version.*--config\.init_from=") as e:
         trainer.run(config, str(tmp_path / "run"))
     assert not isinstance(e.value, manager.CorruptCheckpointError)
 
 
 def test_weights_alone_are_no_run_to_go_on_with(config, finished, tmp_path):
     _, variables, metadata = load(finished)
-    kept = ("model", "normalization", "class_names")
-    save(tmp_path / "weights", variables, **{name: metadata[name] for name in kept})
-    with pytest.raises(ValueError, match=r"holds weights, and no run.*init_from="):
+    save(
+        tmp_path / "weights",
+        variables,
+        model=metadata.model,
+        normalization=metadata.normalization,
+        class_names=metadata.class_names,
+    )
+    with pytest.raises(ValueError, match=r"no run to resume.*init_from="):
         trainer.run(config, str(tmp_path / "weights"))
 
 
@@ -452,7 +452,7 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("data.val_split", "tets", "has no split 'tets'"),
         ("loss.class_weights", "inverse", "median_frequency, segnet_camvid"),
         ("loss.class_weights", "segnet_camvid", "has 11 weights"),
-        ("parallel.data", 3, "batch_size=4 does not divide by the 3 devices"),
+        ("parallel.data", 3, "config.train: batch_size=4 is not divisible by the 3"),
         ("parallel.backend", "pmp", "jit, shard_map, pmap"),
         ("schedule.name", "linear", "constant, step, poly, cosine"),
         ("model.dtype", "int32", "float32, bfloat16 or float16"),
@@ -463,9 +463,9 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("train.ema_decay", 1.0, r"train.ema_decay=1.0; give a share below 1"),
         ("optimizer.accumulate_steps", 0, "accumulate_steps=0; it is at least 1"),
         ("optimizer.accumulate_steps", 4, "train.steps=6 is no multiple.*Take 4 steps"),
-        ("loss.chunks", 5, "loss.chunks=5 does not divide the width 24"),
+        ("loss.chunks", 5, "chunks=5 does not divide the width 24"),
         ("parallel.space", 8, "does not fit the 4 devices"),
-        ("eval.absent", "skip", "exclude, zero"),
+        ("eval.absent", "skip", "must be exclude or zero"),
     ],
 )
 def test_configs_that_cannot_be(config, tmp_path, key, value, message):
@@ -478,34 +478,9 @@ def test_configs_that_cannot_be(config, tmp_path, key, value, message):
 
 def test_a_normalization_for_other_channels_is_refused(config, tmp_path):
     config.normalization.mean = config.normalization.std = (100.0, 90.0)
-    with pytest.raises(ValueError, match=r"not for images of 3 channels.*mean="):
+    with pytest.raises(ValueError, match=r"images with 3 channels.*mean="):
         trainer.run(config, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
-
-
-def _train_py(*arguments):
-    return [sys.executable, str(ROOT / "train.py"), *arguments]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--config.model.nmae=x",), "has no key 'nmae' Did you mean \"name\""),
-        (("--config.train.steps=ten",), "train.steps"),
-        (("--config.data.dataset=camvid", "--config.data.root=/nowhere"), "/nowhere"),
-    ],
-)
-def test_train_py_says_what_is_wrong_in_one_line(arguments, message, tmp_path):
-    command = _train_py(
-        "--config", str(ROOT / "configs/default.py"), f"--workdir={tmp_path}/w"
-    )
-    result = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert result.returncode == 1
-    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
-    assert message in line
-    assert "Traceback" not in result.stderr
 
 
 def test_killed_and_resumed_equals_undisturbed(prepared):

@@ -22,11 +22,11 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.geometry import convolution, halving_max_pool
-from jaxseg.models.layers import Dtype, run_stage
+from jaxseg.models.layers import run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.normalization import local_response_norm
 
 
@@ -40,10 +40,7 @@ class AlexNet(nn.Module):
         first_padding: zeros around the image for the 11x11 convolution with stride 4.
         round_up: whether an odd number of rows n is pooled to (n + 1) / 2 rather than
             to Caffe's (n - 1) / 2.
-        remat: compute each stage's activations again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: not needed, as there are no batch statistics; taken as by all.
+        options: see `LayerOptions`.
     """
 
     widths: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
@@ -51,15 +48,12 @@ class AlexNet(nn.Module):
     local_norm: Callable[[jax.Array], jax.Array] | None = local_response_norm
     first_padding: int = 5
     round_up: bool = True
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 4, 8, 16 and 32."""
-        stage = partial(Stage, dtype=self.dtype, param_dtype=self.param_dtype)
+        stage = partial(Stage, options=self.options)
         w, g = self.widths, self.groups
         stages = (
             partial(stage, w[:1], g[:1], 11, strides=4, padding=self.first_padding),
@@ -68,7 +62,9 @@ class AlexNet(nn.Module):
         )
         x, maps, pooled, places = image, [], [None], [None]
         for i, stage in enumerate(stages, start=1):
-            x = run_stage(stage(name=f"stage{i}"), x, train=train, remat=self.remat)
+            x = run_stage(
+                stage(name=f"stage{i}"), x, train=train, remat=self.options.remat
+            )
             maps.append(x)
             x, place = halving_max_pool(x, round_up=self.round_up)
             pooled.append(x)
@@ -87,8 +83,7 @@ class Stage(nn.Module):
         kernel: side of the kernels, in cells.
         strides: of each convolution.
         padding: zeros on every side; None for as many as keep the size.
-        dtype: of the computation.
-        param_dtype: of the parameters.
+        options: see `LayerOptions`.
     """
 
     features: tuple[int, ...]
@@ -96,8 +91,7 @@ class Stage(nn.Module):
     kernel: int
     strides: int = 1
     padding: int | None = None
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -110,8 +104,7 @@ class Stage(nn.Module):
                 strides=self.strides,
                 groups=groups,
                 padding=self.padding,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.options.dtypes,
                 name=f"conv{i}",
             )
             x = nn.relu(conv(x))

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.layers import Activation, Conv, Dtype, batch_norm, he_normal
+from jaxseg.models.layers import Activation, Conv, batch_norm, he_normal
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.indexed_pooling import windows
 from jaxseg.ops.pooling import max_pool_argmax, max_pool_indices
 
@@ -62,9 +63,7 @@ class ConvNorm(nn.Module):
         norm: makes the normalisation, called with the arguments of `nn.BatchNorm`;
             None for a bias instead.
         activation: None for a linear output.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     features: int
@@ -73,9 +72,7 @@ class ConvNorm(nn.Module):
     groups: int = 1
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation | None = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -86,16 +83,13 @@ class ConvNorm(nn.Module):
             strides=self.strides,
             groups=self.groups,
             use_bias=self.norm is None,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name="conv",
         )(x)
         if self.norm is not None:
             x = self.norm(
                 use_running_average=not train,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                axis_name=self.axis_name,
+                **self.options.norm_kwargs,
                 name="bn",
             )(x)
         return x if self.activation is None else self.activation(x)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.geometry import ConvNorm, halving_max_pool
-from jaxseg.models.layers import Dtype, batch_norm, run_stage
+from jaxseg.models.layers import batch_norm, run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.normalization import local_response_norm
 from jaxseg.ops.pooling import max_pool_indices
 
@@ -47,10 +48,7 @@ class GoogLeNet(nn.Module):
         last_window: side of the last pooling's window, 2 or 3 cells.
         round_up: whether an odd number of rows n is pooled to (n + 1) / 2 rather than
             to Caffe's and torchvision's (n - 1) / 2.
-        remat: compute the activations of each block again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     width: int = 64
@@ -59,24 +57,19 @@ class GoogLeNet(nn.Module):
     largest_kernel: int = 5
     last_window: int = 3
     round_up: bool = True
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 2, 4, 8, 16 and 32."""
         layers = dict(
             norm=self.norm,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            axis_name=self.axis_name,
+            options=self.options,
         )
         w = self.width
 
         def run(module, x):
-            return run_stage(module, x, train=train, remat=self.remat)
+            return run_stage(module, x, train=train, remat=self.options.remat)
 
         x = run(ConvNorm(w, 7, strides=2, **layers, name="conv1"), image)
         maps, pooled, places = [x], [None], [None]
@@ -115,17 +108,13 @@ class Inception(nn.Module):
             kernel's input and output, and of the projection behind the pooling.
         largest_kernel: side of the largest kernel, in cells.
         norm: makes the normalisation after each convolution; None for a bias instead.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     widths: tuple[int, int, int, int, int, int]
     largest_kernel: int = 5
     norm: Callable[..., nn.Module] | None = None
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -136,9 +125,7 @@ class Inception(nn.Module):
                 features,
                 kernel,
                 norm=self.norm,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                axis_name=self.axis_name,
+                options=self.options,
                 name=name,
             )
             return layer(x, train=train)

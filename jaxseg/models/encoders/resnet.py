@@ -12,11 +12,11 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.geometry import ConvNorm, Stage, convolution
-from jaxseg.models.layers import Dtype, batch_norm, run_stage
+from jaxseg.models.layers import batch_norm, run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.pooling import max_pool_indices
 
 
@@ -28,18 +28,14 @@ class BasicBlock(nn.Module):
         strides: of the first convolution and the shortcut.
         dilation: of the 3x3 convolutions.
         norm: makes the normalisation after each convolution.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     width: int
     strides: int = 1
     dilation: int = 1
     norm: Callable[..., nn.Module] = batch_norm
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -59,18 +55,14 @@ class Bottleneck(nn.Module):
         strides: of the 3x3 convolution and the shortcut.
         dilation: of the 3x3 convolution.
         norm: makes the normalisation after each convolution.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     width: int
     strides: int = 1
     dilation: int = 1
     norm: Callable[..., nn.Module] = batch_norm
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -86,15 +78,11 @@ class Bottleneck(nn.Module):
 
 
 def _layers(block, train):
-    conv = partial(
-        convolution, use_bias=False, dtype=block.dtype, param_dtype=block.param_dtype
-    )
+    conv = partial(convolution, use_bias=False, **block.options.dtypes)
     norm = partial(
         block.norm,
         use_running_average=not train,
-        dtype=block.dtype,
-        param_dtype=block.param_dtype,
-        axis_name=block.axis_name,
+        **block.options.norm_kwargs,
     )
     return conv, norm
 
@@ -127,10 +115,7 @@ class ResNet(nn.Module):
         multi_grid: factors on the dilations of the last stage's blocks, one a block;
             DeepLab v3 has (1, 2, 4).
         norm: makes the normalisation after each convolution.
-        remat: compute each stage's activations again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     depths: tuple[int, int, int, int]
@@ -140,10 +125,7 @@ class ResNet(nn.Module):
     dilate_first: bool = False
     multi_grid: tuple[int, ...] | None = None
     norm: Callable[..., nn.Module] = batch_norm
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     def __post_init__(self):
         if self.output_stride not in (8, 16, 32):
@@ -160,12 +142,10 @@ class ResNet(nn.Module):
         """Maps an image [B, H, W, C] to its levels: strides 2, 4, 8, 16, 32 or less."""
         layers = dict(
             norm=self.norm,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            axis_name=self.axis_name,
+            options=self.options,
         )
         stem = ConvNorm(self.width, 7, strides=2, **layers, name="stem")
-        x = run_stage(stem, image, train=train, remat=self.remat)
+        x = run_stage(stem, image, train=train, remat=self.options.remat)
         maps, strides = [x], [2]
         x, place = max_pool_indices(x, 3, 2, padding=1)
         pooled, places = (None, x, None, None, None), (None, place, None, None, None)
@@ -177,7 +157,7 @@ class ResNet(nn.Module):
                 for k, dilation in enumerate(dilations)
             )
             stage = Stage(blocks, name=f"stage{i}")
-            x = run_stage(stage, x, train=train, remat=self.remat)
+            x = run_stage(stage, x, train=train, remat=self.options.remat)
             stride *= step
             maps.append(x)
             strides.append(stride)
@@ -199,7 +179,15 @@ class ResNet(nn.Module):
             yield step, dilations
 
 
-resnet18 = partial(ResNet, depths=(2, 2, 2, 2), block=BasicBlock)
-resnet34 = partial(ResNet, depths=(3, 4, 6, 3), block=BasicBlock)
-resnet50 = partial(ResNet, depths=(3, 4, 6, 3))
-resnet101 = partial(ResNet, depths=(3, 4, 23, 3))
+DEPTHS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
+"""Blocks in each stage."""
+
+resnet18 = partial(ResNet, depths=DEPTHS["resnet18"], block=BasicBlock)
+resnet34 = partial(ResNet, depths=DEPTHS["resnet34"], block=BasicBlock)
+resnet50 = partial(ResNet, depths=DEPTHS["resnet50"])
+resnet101 = partial(ResNet, depths=DEPTHS["resnet101"])

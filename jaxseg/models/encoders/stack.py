@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.encoders.features import Features
-from jaxseg.models.layers import Dropout, Dtype, batch_norm, run_stage
+from jaxseg.models.layers import Dropout, batch_norm, run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.pooling import max_pool_argmax
 
 
@@ -33,10 +34,7 @@ class ConvPoolStack(nn.Module):
         margin: zeros around the image, in pixels, on top of the convolutions' own:
             FCN pads its first convolution by 100, which is a margin of 99.
         padding: of the convolutions, "SAME" or the U-Net paper's "VALID".
-        remat: compute each stage's activations again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     widths: tuple[int, ...]
@@ -49,10 +47,7 @@ class ConvPoolStack(nn.Module):
     prepare: Callable[[jax.Array], jax.Array] | None = None
     margin: int = 0
     padding: str = "SAME"
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     def __post_init__(self):
         if len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
@@ -78,19 +73,17 @@ class ConvPoolStack(nn.Module):
                 norm=self.norm,
                 dropout=rate if self.drop_maps else 0.0,
                 padding=self.padding,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                axis_name=self.axis_name,
+                options=self.options,
                 name=f"stage{i}",
             )
-            x = run_stage(stage, x, train=train, remat=self.remat)
+            x = run_stage(stage, x, train=train, remat=self.options.remat)
             maps.append(x)
             if i < len(self.widths) or self.pool_last:
                 x, place = max_pool_argmax(x)
                 pooled.append(x)
                 places.append(place)
             if not self.drop_maps:
-                x = Dropout(rate, axis_name=self.axis_name)(x, train=train)
+                x = Dropout(rate, self.options.axis_name)(x, train=train)
         if self.pool_last:
             maps.append(x)
         strides = tuple(2**i for i in range(len(maps)))
