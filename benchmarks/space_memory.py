@@ -13,9 +13,9 @@ from pathlib import Path
 
 import jax
 
-from configs import default
 from jaxseg.losses import cross_entropy
 from jaxseg.parallel.mesh import create_parallel
+from jaxseg.training import default_config
 from jaxseg.training.setup import TrainingSetup
 from jaxseg.weights.mapping import IMAGENET
 
@@ -31,7 +31,7 @@ def step_memory(name: str, size: tuple[int, int], devices: int) -> tuple[float, 
         size: height and width of the image.
         devices: how many share it.
     """
-    config = default.get_config()
+    config = default_config()
     config.model.name = name
     config.train.batch_size = 1
     program = TrainingSetup(

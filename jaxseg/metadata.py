@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxseg.ops.image_normalization import Normalization
+from jaxseg.utils.files import PREPARED_DIR
 
 FORMAT_VERSION = 2
 """Of `to_json`. Version 1, without a number, is what jaxseg 0.1 wrote."""
@@ -13,7 +14,7 @@ FORMAT_VERSION = 2
 FOLDER_DATASET = {
     "dataset": "folder",
     "root": "",
-    "prepared_dir": "~/.cache/jaxseg/data",
+    "prepared_dir": PREPARED_DIR,
 }
 """The data of a network that was not trained by jaxseg: a folder yet to be named."""
 
@@ -66,11 +67,13 @@ class RunMetadata:
     git_commit: str | None = None
 
     def __post_init__(self):
-        """Checks every field.
+        """Makes tuples of lists, and checks every field.
 
         Raises:
             MetadataError: if a value is not what the field is for.
         """
+        for name in ("class_names", "palette", "image_size"):
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
         for name, (check, expected) in _CHECKS.items():
             if not check(getattr(self, name)):
                 value = repr(getattr(self, name))
@@ -150,8 +153,6 @@ class RunMetadata:
             if missing := required - given.keys():
                 raise MetadataError(f"the key {sorted(missing)[0]!r} is missing.")
             given["normalization"] = _normalization(given["normalization"])
-            for name in ("class_names", "palette", "image_size"):
-                given[name] = _tuples(given.get(name))
             return cls(**given)
         except MetadataError as error:
             raise MetadataError(f"{source} is damaged: {error}") from error

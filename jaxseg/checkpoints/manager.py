@@ -148,7 +148,7 @@ class CheckpointManager:
             ) as checkpointer:
                 return checkpointer.restore(path / item, args=args)
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise corrupt(path) from error
+            raise corrupt(path, error) from error
 
     def restore_latest(
         self,
@@ -283,7 +283,7 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         return _shapes(ocp.PyTreeCheckpointHandler().metadata(path / "state").tree)
     except Exception as error:
-        raise corrupt(path) from error
+        raise corrupt(path, error) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -292,11 +292,12 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if name != "key"}
 
 
-def corrupt(path: Path) -> CorruptCheckpointError:
-    """The error for a checkpoint that Orbax cannot read, whatever Orbax raises."""
+def corrupt(path: Path, cause: Exception | None = None) -> CorruptCheckpointError:
+    """The error for a checkpoint that Orbax cannot read, with the reason it gives."""
     # Orbax reads leaves concurrently and reports the first failure; asyncio would log
     # all the others, a page each.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    reason = "" if cause is None else f" ({str(cause).partition(chr(10))[0][:200]})"
     return CorruptCheckpointError(
-        f"The checkpoint {path} cannot be read: it is damaged."
+        f"The checkpoint {path} cannot be read: it is damaged.{reason}"
     )

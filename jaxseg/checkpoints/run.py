@@ -79,7 +79,7 @@ def load(
                 ),
             )
     except Exception as error:
-        raise corrupt(path) from error
+        raise corrupt(path, error) from error
     variables["params"] = variables.pop(params)
     return model, variables, metadata.replace(step=step)
 

@@ -19,7 +19,7 @@ def add_command(commands, name, run, *, summary, description, example):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--debug", action="store_true", help="show where an error comes from"
+        "--debug", action="store_true", help="print the traceback of an error"
     )
     parser.set_defaults(run=run)
     return parser
@@ -28,13 +28,14 @@ def add_command(commands, name, run, *, summary, description, example):
 def add_workdir(parser):
     """The arguments of commands that open a workdir, for `open_workdir`."""
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="folder of a training run"
+        "--workdir", required=True, metavar="DIR", help="folder of the training run"
     )
     parser.add_argument(
         "--checkpoint",
         default="best",
         metavar="best|latest|STEP",
-        help="best by validation mIoU, the latest, or that of a step (default: best)",
+        help="checkpoint to use: the best by validation mIoU, the latest, or the one of "
+        "a step (default: best)",
     )
 
 
@@ -50,7 +51,7 @@ def open_workdir(args) -> tuple[Any, Any, Any]:
         known = [str(path) for path in near if (path / METADATA).is_file()]
         raise ValueError(
             f"{workdir} is not the workdir of a training run: it has no {METADATA}. "
-            + (f"There are: {', '.join(known)}." if known else "Train into it first.")
+            + (f"Existing workdirs: {', '.join(known)}." if known else "Train first.")
         )
     return load(workdir, args.checkpoint)
 
@@ -64,8 +65,8 @@ def open_split(args, metadata):
         arguments["root"] = args.data_root
     if arguments["root"] and not Path(arguments["root"]).is_dir():
         raise ValueError(
-            f"The data set is not there: {arguments['root']} is no folder. Say by "
-            "--data-root where it is."
+            f"The data set was not found: {arguments['root']} is not a folder. Give its "
+            "location with --data-root."
         )
     args.split = args.split or metadata.val_split
     source = create_source(split=args.split, **arguments)
@@ -73,9 +74,9 @@ def open_split(args, metadata):
     # A set whose last classes happen not to occur still means the same by its labels.
     if theirs != ours[: len(theirs)]:
         raise ValueError(
-            f"The network tells apart {', '.join(ours)}, but the data set has "
-            f"{', '.join(theirs)}; give it a classes.json with the network's classes "
-            "in their order."
+            f"The network's classes are {', '.join(ours)}, and the data set's are "
+            f"{', '.join(theirs)}; give the data set a classes.json with the network's "
+            "classes in the same order."
         )
     return source
 
@@ -99,7 +100,7 @@ def complain(error: Exception, about: Path | None = None) -> None:
         place = "" if error.filename is None else f"{error.filename}: "
         text = f"{place}{error.strerror}"
     elif not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text} (--debug shows where)"
+        text = f"{type(error).__name__}: {text} (add --debug to print the traceback)"
     if about is not None and str(about) not in text:
         text = f"{about}: {text}"
     print(f"error: {text}", file=sys.stderr, flush=True)
@@ -113,7 +114,7 @@ def json_object(text: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON object; give names and values, as '{{\"width\": 32}}'"
+            f"{text!r} is not a JSON object; give names and values, such as '{{\"width\": 32}}'"
         )
     return value
 

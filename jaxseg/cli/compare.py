@@ -1,4 +1,4 @@
-"""`jaxseg compare`: what differs between runs, and how sure that is."""
+"""`jaxseg compare`: differences between runs, with confidence intervals."""
 
 import json
 import math
@@ -19,28 +19,26 @@ def add(commands):
         commands,
         "compare",
         run,
-        summary="say what differs between runs, and how sure that is",
-        description="Compares what `jaxseg evaluate` wrote of runs on the same images:\n"
-        "IoU, and boundary F1 where all have it, of each class and their mean, and the\n"
-        "difference of each run from the first with an interval that holds it in 95 %\n"
-        "of 10,000 draws of as many images, with replacement and the same for both\n"
-        "(paired bootstrap). The interval is about the choice of images alone: frames\n"
-        "of one video are alike, which makes it too narrow, and another seed of the\n"
-        "training moves results too.",
+        summary="compare runs, with confidence intervals",
+        description="Compares runs that `jaxseg evaluate` scored on the same images: the\n"
+        "IoU of each class and the mean, boundary F1 if all runs have it, and the\n"
+        "difference of each run from the first with a 95 % confidence interval (paired\n"
+        "bootstrap, 10,000 samples of the images). The interval covers the choice of\n"
+        "images only: it is too narrow if images resemble each other, as frames of a\n"
+        "video do, and it does not cover the seed of the training.",
         example="jaxseg compare runs/plain runs/deeper --output difference.json",
     )
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN",
-        help=f"a workdir, for its {REPORT}, or a file that `jaxseg evaluate --output` "
-        "wrote",
+        help=f"a workdir with a {REPORT}, or a file that `jaxseg evaluate --output` wrote",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="JSON to write, from 0 to 1, with null where there is no such figure",
+        help="JSON file to write; values from 0 to 1, null for missing ones",
     )
 
 
@@ -67,10 +65,10 @@ def run(args) -> int:
     from jaxseg.utils.files import write_atomically
 
     if len(args.runs) < 2:
-        raise ValueError("Give two runs or more to compare.")
+        raise ValueError("Give at least two runs to compare.")
     if args.output is not None:
         if args.output.is_dir():
-            raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+            raise ValueError(f"{args.output} is a folder; --output must be a file.")
         check_writable(args.output.parent)
     first, *others = (_open(name) for name in args.runs)
     for other in others:
@@ -91,8 +89,8 @@ def run(args) -> int:
             print(_table(first.name, other.name, TITLES[score], entry[score]) + "\n")
         compared.append(entry)
     print(
-        f"In percent, on {len(first.images)} images; in brackets where {LEVEL:.0%} of "
-        "the draws lie,\n* where they leave out 0."
+        f"Percentages over {len(first.images)} images, with {LEVEL:.0%} confidence "
+        "intervals in brackets;\n* marks intervals that exclude 0."
     )
     if args.output is not None:
         result = {"first": first.name, "level": LEVEL, "compared": compared}
@@ -110,7 +108,7 @@ def _open(name: str) -> Run:
 
     path = Path(name)
     if not path.exists():
-        raise ValueError(f"There is no {name}.")
+        raise ValueError(f"{name} does not exist.")
     command = f"`jaxseg evaluate --workdir {name}`"
     if path.is_dir():
         path = path / REPORT
@@ -124,7 +122,7 @@ def _open(name: str) -> Run:
     path = path.with_suffix(".npz")
     if not path.is_file():
         raise ValueError(
-            f"{name} was not evaluated: there is no {path}. Run {command}."
+            f"{name} has not been evaluated: {path} does not exist. Run {command}."
         )
     about, counts = load_counts(path)
     # Data that were prepared elsewhere may have their records in another order.

@@ -1,4 +1,4 @@
-"""`jaxseg evaluate`: a network's scores on a split of its data set."""
+"""`jaxseg evaluate`: metrics of a network on a split of its data set."""
 
 import json
 import time
@@ -17,44 +17,46 @@ def add(commands):
         commands,
         "evaluate",
         run,
-        summary="score a network on a split of its data set",
-        description="Scores a network: IoU and accuracy of each class, their means,\n"
-        "pixel accuracy and frequency-weighted IoU, summed over the whole split and\n"
-        "taken at the size of the labels, at whatever size the network was trained;\n"
-        "and how each image's own mIoU is spread. The figures are printed in percent\n"
-        "and written as JSON, from 0 to 1, with null for those of classes that do not\n"
-        "occur; beside it, as .npz, the counts of each image, for `jaxseg compare`.",
+        summary="evaluate a network on a split of its data set",
+        description="Evaluates a network: IoU and accuracy of each class, their means,\n"
+        "pixel accuracy and frequency-weighted IoU from one confusion matrix over the\n"
+        "whole split, at the size of the labels; and the distribution of the mIoU of\n"
+        "single images. Prints percentages, and writes a JSON file with values from 0\n"
+        "to 1, null for classes that do not occur. An .npz file beside it has the\n"
+        "counts of each image, for `jaxseg compare`.",
         example="jaxseg evaluate --workdir runs/camvid --split val "
         "--metrics boundary,trimap --crf deeplab --output camvid_val.json",
     )
     add_scoring(parser)
     parser.add_argument(
-        "--split", metavar="NAME", help="of the data set (default: the validation one)"
+        "--split",
+        metavar="NAME",
+        help="split to evaluate (default: the validation split)",
     )
     parser.add_argument(
         "--data-root",
         metavar="DIR",
-        help="folder of the data set, where it is not where it was for training; "
-        "another data set of the same classes may lie there",
+        help="folder of the data set, if it differs from the one used for training; "
+        "may be another data set with the same classes",
     )
     parser.add_argument(
         "--metrics",
         type=lambda text: text.split(","),
         default=[],
         metavar="NAME,...",
-        help="what else to measure: boundary (F1 of SegNet's script), trimap (IoU near "
-        "boundaries), calibration (expected error of the confidence)",
+        help="additional metrics: boundary (F1 as in SegNet's script), trimap (IoU near "
+        "boundaries), calibration (expected calibration error)",
     )
     parser.add_argument(
         "--save-predictions",
         metavar="DIR",
         type=Path,
-        help="folder for the predictions, as PNGs with palette",
+        help="folder for the predictions as indexed PNG files",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help=f"the JSON file to write (default: {REPORT} in the workdir)",
+        help=f"JSON file to write (default: {REPORT} in the workdir)",
     )
 
 
@@ -67,11 +69,11 @@ def run(args) -> int:
     unknown = sorted(set(args.metrics) - set(METRICS))
     if unknown:
         raise ValueError(
-            f"--metrics has no {', '.join(unknown)}; known: {', '.join(METRICS)}."
+            f"Unknown --metrics {', '.join(unknown)}; known: {', '.join(METRICS)}."
         )
     output = Path(args.output or Path(args.workdir) / REPORT)
     if output.is_dir():
-        raise ValueError(f"{output} is a folder; give --output the name of a file.")
+        raise ValueError(f"{output} is a folder; --output must be a file.")
     scoring = open_scoring(args)
     metadata = scoring.metadata
     check_writable(output.parent)

@@ -1,4 +1,4 @@
-"""`jaxseg export`: a network as a file that runs without jaxseg."""
+"""`jaxseg export`: a trained network as a StableHLO file."""
 
 import argparse
 from pathlib import Path
@@ -12,30 +12,30 @@ def add(commands):
         commands,
         "export",
         run,
-        summary="write a network as a file that runs without jaxseg",
-        description="Writes one function in StableHLO: from images, uint8 [B, H, W, C],\n"
-        "to their classes, uint8 [B, H, W]. Weights, normalisation and resizing are in\n"
-        "it, and JAX alone runs it; examples/run_exported.py shows how. Beside it comes\n"
-        "a .json with classes, colours and shapes. The function is compared with the\n"
+        summary="export a network to a file that runs without jaxseg",
+        description="Writes a StableHLO function from images, uint8 [B, H, W, C], to\n"
+        "classes, uint8 [B, H, W], with weights, normalization and resizing included.\n"
+        "It runs with JAX alone; see examples/run_exported.py. A .json file beside it\n"
+        "describes classes, colors and shapes. The function is compared with the\n"
         "network before it is written.",
         example="jaxseg export --workdir runs/camvid --output camvid.stablehlo",
     )
     add_workdir(parser)
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="to write"
+        "--output", required=True, type=Path, metavar="FILE", help="file to write"
     )
     parser.add_argument(
         "--platforms",
         type=lambda text: tuple(text.split(",")),
         default=("cpu", "cuda", "tpu"),
         metavar="P,...",
-        help="to run on, of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)",
+        help="platforms to export for: cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)",
     )
     parser.add_argument(
         "--batch",
         type=_batch,
         metavar="N|dynamic",
-        help="images at a time (default: dynamic, chosen at each call)",
+        help="batch size (default: dynamic, chosen at each call)",
     )
     parser.add_argument(
         "--size",
@@ -47,7 +47,8 @@ def add(commands):
         "--output-kind",
         choices=("classes", "probabilities"),
         default="classes",
-        help="probabilities are float32 [B, H, W, K] (default: classes)",
+        help="output of the function: classes, or probabilities as float32 [B, H, W, K] "
+        "(default: classes)",
     )
 
 
@@ -58,7 +59,7 @@ def run(args) -> int:
     from jaxseg.inference.export import DynamicShapeError, export_network, verify, write
 
     if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+        raise ValueError(f"{args.output} is a folder; --output must be a file.")
     network = open_workdir(args)
     check_writable(args.output.parent)
     try:
@@ -83,10 +84,10 @@ def run(args) -> int:
             f"differ from the network, scores by {agreement.error:.1e}"
         )
     else:
-        said = f"not checked: it does not run on {here}, which is what is here"
+        said = f"not checked: the export does not include this platform, {here}"
     write(args.output, exported, network[2])
     print(
-        f"{said}\nstep {network[2]['step']} written to {args.output} "
+        f"{said}\nstep {network[2].step} written to {args.output} "
         f"({args.output.stat().st_size / 1e6:.1f} MB)"
     )
     return 0
@@ -96,7 +97,9 @@ def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a number, or dynamic")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a batch size; give a number, or dynamic"
+        )
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""`jaxseg plan`: what a training step will cost, before there are devices."""
+"""`jaxseg plan`: the cost of a training step on devices that are not available."""
 
 import argparse
 import sys
@@ -17,13 +17,13 @@ def add(commands):
         commands,
         "plan",
         run,
-        summary="say what training will take on devices that are not here",
+        summary="predict memory and speed of training on TPUs",
         description="Compiles the training step of a config for TPUs (by libtpu, no TPU\n"
         "is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
-        "lower bounds on its time, and the largest batch that fits. The config's keys\n"
-        "are set as for training: --config.train.batch_size=64. docs/plan.md says what\n"
-        "the figures mean. A large network takes minutes for each compilation. The exit\n"
-        "status is 3 where a device's memory is known and the step does not fit.",
+        "lower bounds on its time, and the largest batch that fits. Keys of the config\n"
+        "are set as for training: --config.train.batch_size=64. docs/plan.md explains\n"
+        "the results. Each compilation of a large network takes minutes. The exit\n"
+        "status is 3 if the step does not fit into the memory of a device.",
         example="jaxseg plan --config configs/unet_camvid.py --classes 11 \\\n"
         "    --topology v5e:16x16 --mesh data=64,space=4 --output plan.json",
     )
@@ -37,55 +37,57 @@ def add(commands):
         "--topology",
         required=True,
         metavar="NAME",
-        help="a TPU slice, as v5e:16x16 or v5p:4x4x4, or fake devices, as cpu:8",
+        help="TPU slice, such as v5e:16x16 or v5p:4x4x4, or fake devices, such as cpu:8",
     )
     parser.add_argument(
         "--mesh",
         type=_mesh,
         default={},
         metavar="data=N,space=N",
-        help="how the devices are used (default: as the config's parallel section)",
+        help="shape of the device mesh (default: config.parallel)",
     )
     parser.add_argument(
         "--slices",
         type=lambda text: text.split(","),
         default=[],
         metavar="NAME,...",
-        help="others of the chip, to predict the speed on without compiling again",
+        help="other slices of the same chip, to predict their speed without compiling again",
     )
     parser.add_argument(
         "--classes",
         type=int,
         metavar="K",
-        help="plan without the data, for RGB images (default: read the data set)",
+        help="number of classes, to plan without the data set (RGB images)",
     )
     parser.add_argument(
         "--image-size",
         type=_size,
         metavar="HxW",
-        help="of training images, where the config leaves it to the data",
+        help="size of training images, if the config does not set it",
     )
     parser.add_argument(
-        "--stage", metavar="NAME", help="which to plan, of a config with stages"
+        "--stage", metavar="NAME", help="stage to plan, if the config has stages"
     )
     parser.add_argument(
         "--memory",
         type=float,
         metavar="GIB",
-        help="that a device has (default: what libtpu lets programs have of the chip)",
+        help="memory of a device (default: what libtpu makes available on the chip)",
     )
     parser.add_argument(
         "--compilations",
         type=int,
         default=6,
         metavar="N",
-        help="at most, to search the largest batch with (default: 6)",
+        help="maximum number of compilations to search the largest batch (default: 6)",
     )
     parser.add_argument(
-        "--no-search", action="store_true", help="estimate the largest batch"
+        "--no-search",
+        action="store_true",
+        help="estimate the largest batch instead of searching it by compiling",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="JSON to write as well"
+        "--output", type=Path, metavar="FILE", help="JSON file to write"
     )
     parser.set_defaults(takes_config=True)
 
@@ -181,7 +183,8 @@ def _mesh(text: str) -> dict[str, int]:
         axis, _, count = part.partition("=")
         if axis not in ("data", "space") or not count.removeprefix("-").isdecimal():
             raise argparse.ArgumentTypeError(
-                f"{text}: give the devices along data and space, as data=64,space=4"
+                f"{text} is not a mesh; give the devices along data and space, such as "
+                "data=64,space=4"
             )
         mesh[axis] = int(count)
     return mesh

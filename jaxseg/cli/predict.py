@@ -14,15 +14,14 @@ def add(commands):
         "predict",
         run,
         summary="segment images of any size",
-        description="Segments images of any size. Of each image NAME.* come\n\n"
-        "  NAME.png          its classes as a PNG with palette: numbers for\n"
-        "                    programs, colours for the eye\n"
-        "  NAME_overlay.png  the image tinted with these colours, and a legend\n"
-        "  NAME_entropy.png  with --uncertainty, how undecided the network is\n\n"
-        "Images too large for memory take --tile, which needs no more of it than one\n"
-        "strip of tiles and the image; and of TIFFs, which are read by windows where\n"
-        "the extra `tiff` is installed, not even that. Images that cannot be read are\n"
-        "named, the others are done, and the exit status is 1.",
+        description="Segments images of any size. For each image NAME.* it writes\n\n"
+        "  NAME.png          the classes as an indexed PNG with a palette\n"
+        "  NAME_overlay.png  the image blended with the class colors, and a legend\n"
+        "  NAME_entropy.png  with --uncertainty, the entropy of the probabilities\n\n"
+        "For images that do not fit into memory use --tile, which needs memory for the\n"
+        "image and one row of tiles; TIFF files are read in windows if `jaxseg[tiff]`\n"
+        "is installed. Images that cannot be read are reported and skipped; the exit\n"
+        "status is then 1.",
         example="jaxseg predict --workdir runs/camvid photos street.jpg "
         "--output predictions",
     )
@@ -31,17 +30,17 @@ def add(commands):
         "paths",
         nargs="+",
         metavar="PATH",
-        help="an image, or a folder that is searched for png, jpg, webp and tif with "
-        "all its subfolders, whose structure is kept",
+        help="image, or folder to search for png, jpg, webp and tif files, with its "
+        "subfolders",
     )
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="folder to write to"
+        "--output", required=True, metavar="DIR", help="folder for the predictions"
     )
     parser.add_argument(
         "--uncertainty",
         action="store_true",
-        help="write the entropy of the probabilities too, as a picture from 0 (one "
-        "class is certain) to 1 (all are alike)",
+        help="also write the entropy of the probabilities as an image, from 0 (one class "
+        "is certain) to 1 (all classes are equally likely)",
     )
 
 
@@ -74,7 +73,7 @@ def run(args) -> int:
     done = f"{len(jobs) - failed} of {len(jobs)}" if failed else f"{len(jobs)}"
     print(
         f"{done} images in {time.monotonic() - start:.1f} s; "
-        f"classes and pictures are in {args.output}"
+        f"predictions are in {args.output}"
     )
     return 1 if failed else 0
 

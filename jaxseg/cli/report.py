@@ -1,4 +1,4 @@
-"""`jaxseg report`: a page to look at a run with."""
+"""`jaxseg report`: an HTML page about a run."""
 
 import json
 import tempfile
@@ -16,25 +16,27 @@ def add(commands):
         commands,
         "report",
         run,
-        summary="make a page to look at a run with",
-        description="Scores a network and makes one HTML page of it that needs nothing\n"
-        "else, to open in any browser: summary, curves of the training, scores and\n"
-        "confusions of the classes, calibration, and the best, median and worst images\n"
-        "with their truth, prediction and errors. Boundary F1 is shown where `jaxseg\n"
-        "evaluate --metrics boundary` has left it in the workdir, for the same scoring.",
+        summary="write an HTML page about a run",
+        description="Evaluates a network and writes one self-contained HTML page: summary,\n"
+        "training curves, metrics and confusions of the classes, calibration, and the\n"
+        "best, median and worst images with their label, prediction and errors.\n"
+        "Boundary F1 is included if `jaxseg evaluate --metrics boundary` was run with\n"
+        "the same options before.",
         example="jaxseg report --workdir runs/camvid --output report.html",
     )
     add_scoring(parser)
     parser.add_argument(
-        "--split", metavar="NAME", help="of the data set (default: the validation one)"
+        "--split",
+        metavar="NAME",
+        help="split to evaluate (default: the validation split)",
     )
     parser.add_argument(
         "--data-root",
         metavar="DIR",
-        help="folder of the data set, where it is not where it was for training",
+        help="folder of the data set, if it differs from the one used for training",
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="the page to write"
+        "--output", required=True, type=Path, metavar="FILE", help="HTML file to write"
     )
 
 
@@ -46,7 +48,7 @@ def run(args) -> int:
     from jaxseg.visualization.report import render
 
     if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+        raise ValueError(f"{args.output} is a folder; --output must be a file.")
     scoring = open_scoring(args)
     metadata = scoring.metadata
     check_writable(args.output.parent)

@@ -1,4 +1,4 @@
-"""How images are scored: options that `evaluate` and `predict` have in common."""
+"""Options of `evaluate`, `predict` and `report`: how images are scored."""
 
 import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -51,18 +51,18 @@ class Scoring:
 def add_scoring(parser: ArgumentParser) -> None:
     """Describes the options, for `open_scoring`."""
     add_workdir(parser)
-    group = parser.add_argument_group("averages and refinement, which combine")
+    group = parser.add_argument_group("averages and refinement (can be combined)")
     group.add_argument(
         "--tta",
         action="store_true",
-        help="average over the image at 0.75, 1 and 1.25 times its size, each also "
-        "mirrored (test-time augmentation)",
+        help="test-time augmentation: average over scales 0.75, 1 and 1.25, each also "
+        "flipped",
     )
     group.add_argument(
         "--dropout-samples",
         type=int,
         metavar="N",
-        help="average over N dropout masks (Bayesian SegNet)",
+        help="average over N dropout masks (Monte Carlo dropout, Bayesian SegNet)",
     )
     group.add_argument(
         "--ensemble",
@@ -74,21 +74,21 @@ def add_scoring(parser: ArgumentParser) -> None:
         "--tile",
         type=_size,
         metavar="HxW",
-        help="score tiles of this size in pixels, half of each shared with the next, "
-        "and blend them; each is treated like an image of its own",
+        help="score tiles of this size in pixels, with half a tile of overlap, and blend "
+        "them",
     )
     parser.add_argument(
         "--space",
         type=int,
         default=1,
         metavar="N",
-        help="devices that share each image, by its rows: for images too large for "
-        "the memory of one",
+        help="number of devices that each image is split over, by rows, for images that "
+        "do not fit into the memory of one device",
     )
     group.add_argument(
         "--crf",
         choices=("deeplab", "deeplab_v2", "deconvnet"),
-        help="refine by a fully connected CRF with the parameters of this paper",
+        help="refine with a fully connected CRF that has the parameters of this paper",
     )
 
 
@@ -100,14 +100,11 @@ def open_scoring(args: Namespace) -> Scoring:
 
     if not 1 <= args.space <= jax.device_count():
         raise ValueError(
-            f"--space {args.space}: there are {jax.device_count()} devices to share an "
-            "image; give 1 or more of them."
+            f"--space {args.space}: there are {jax.device_count()} devices; give a "
+            "number from 1 to that."
         )
     if args.space != 1 and args.tile is not None:
-        raise ValueError(
-            "--space shares whole images among devices, and --tile cuts them up; give "
-            "one of them."
-        )
+        raise ValueError("--space and --tile cannot be combined; give one of them.")
     model, variables, metadata = open_workdir(args)
     normalization = metadata.normalization
     scoring = Scoring(
@@ -124,12 +121,12 @@ def open_scoring(args: Namespace) -> Scoring:
         scoring = _with(scoring, f"{args.dropout_samples} dropout masks", scorer=scorer)
     if args.tta:
         scorer = scorers.test_time_augmentation(scoring.scorer)
-        scoring = _with(scoring, "six views", scorer=scorer)
+        scoring = _with(scoring, "test-time augmentation", scorer=scorer)
     if args.ensemble:
         scoring = _ensemble(scoring, args)
     if args.crf is not None:
         if metadata.channels != 3:
-            raise ValueError("--crf needs images in colour, and these are not.")
+            raise ValueError("--crf needs color images; the network has others.")
         scoring = _with(scoring, f"CRF of {args.crf}", refine=_crf(args.crf))
     if args.tile is not None:
         scoring = _tiled(scoring, args.tile, scorers.context(model))
@@ -215,8 +212,8 @@ def _tiled(scoring: Scoring, tile: tuple[int, int], context: int) -> Scoring:
         overlap = (2 * context + 1) / min(tile)
         if overlap >= 1:
             raise ValueError(
-                f"--tile {tile[0]}x{tile[1]}: the network sees {context} pixels to "
-                f"every side; give tiles of {4 * context} pixels or more."
+                f"--tile {tile[0]}x{tile[1]} is too small: the network needs {context} "
+                f"pixels of context on each side; use at least {4 * context} pixels."
             )
     shown = f"tiles of {tile[0]}x{tile[1]}"
     tiling = {"size": tile, "overlap": overlap, "margin": context}

@@ -1,9 +1,10 @@
-"""`jaxseg upper-bounds`: the best that coarse predictions can score on a data set."""
+"""`jaxseg upper-bounds`: the best possible scores of coarse predictions."""
 
 import json
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, json_object, without_nan
+from jaxseg.utils.files import PREPARED_DIR
 
 
 def add(commands):
@@ -12,53 +13,59 @@ def add(commands):
         commands,
         "upper-bounds",
         run,
-        summary="say what coarse predictions can score at best on a data set",
-        description="Scores a data set's own labels, made coarse, as if a network had\n"
-        "predicted them: each cell of FACTOR x FACTOR pixels takes the class that most\n"
-        "of its pixels have. So good can a network be at most whose output is that\n"
-        "many times smaller than the image (FCN, appendix A). It needs no network.",
+        summary="compute the best possible scores of coarse predictions",
+        description="Evaluates the labels of a data set at reduced resolution as if they\n"
+        "were predictions: each cell of FACTOR x FACTOR pixels gets its most frequent\n"
+        "class. The result bounds the scores of any network whose output is FACTOR\n"
+        "times smaller than the image (FCN, appendix A). No network is needed.",
         example="jaxseg upper-bounds --dataset camvid --data-root data/camvid",
     )
     parser.add_argument(
-        "--dataset", required=True, metavar="NAME", help="camvid, folder or shapes"
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="data set: camvid, folder or shapes",
     )
     parser.add_argument(
-        "--data-root", default="", metavar="DIR", help="folder of its images and masks"
+        "--data-root", default="", metavar="DIR", help="folder of the images and masks"
     )
     parser.add_argument(
-        "--split", default="val", metavar="NAME", help="of the data set (default: val)"
+        "--split",
+        default="val",
+        metavar="NAME",
+        help="split of the data set (default: val)",
     )
     parser.add_argument(
         "--options",
         type=json_object,
         default={},
         metavar="JSON",
-        help="""what else the data set takes, such as '{"channels": 1}'""",
+        help="""further options of the data set, such as '{"channels": 1}'""",
     )
     parser.add_argument(
         "--prepared-dir",
-        default="~/.cache/jaxseg/data",
+        default=PREPARED_DIR,
         metavar="DIR",
-        help="where prepared data are kept (default: %(default)s, as in training)",
+        help="folder for prepared data (default: %(default)s, as in training)",
     )
     parser.add_argument(
         "--factors",
         nargs="+",
         type=int,
         metavar="FACTOR",
-        help="of height and width (default: 128 64 32 16 8 4 2 1)",
+        help="reduction factors of height and width (default: 128 64 32 16 8 4 2 1)",
     )
     parser.add_argument(
         "--upsample",
         choices=("nearest", "bilinear"),
         default="nearest",
-        help="how scores of cells become scores of pixels (default: %(default)s)",
+        help="interpolation from cells to pixels (default: %(default)s)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="JSON to write: by factor, what `jaxseg evaluate` writes of a network",
+        help="JSON file to write, with the metrics of `jaxseg evaluate` for each factor",
     )
 
 
@@ -71,7 +78,7 @@ def run(args) -> int:
 
     if args.output is not None:
         if args.output.is_dir():
-            raise ValueError(f"{args.output} is a folder; give --output a file's name.")
+            raise ValueError(f"{args.output} is a folder; --output must be a file.")
         check_writable(args.output.parent)
     source = create_source(
         args.dataset,

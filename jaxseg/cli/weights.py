@@ -1,4 +1,4 @@
-"""`jaxseg import-weights` and `export-weights`: files of weights in and out."""
+"""`jaxseg import-weights` and `export-weights`: weights of and for other libraries."""
 
 from pathlib import Path
 from typing import Any
@@ -18,54 +18,58 @@ def add_import(commands):
         commands,
         "import-weights",
         run_import,
-        summary="make a workdir of a file of another library",
-        description="Makes a workdir of weights that another library trained: torch\n"
-        "(torchvision, pytorch-fcn, segmentation_models.pytorch), Caffe, or\n"
-        "`jaxseg export-weights`. Neither torch nor Caffe is needed, and no code in\n"
-        "the file is run. Every tensor must have its place in the model, and every\n"
-        "variable its tensor; all that do not are named. The images' normalisation\n"
-        "comes along.",
+        summary="import pretrained weights of another library",
+        description="Makes a workdir from pretrained weights of torchvision, pytorch-fcn,\n"
+        "segmentation_models.pytorch or Caffe, or from a file of `jaxseg\n"
+        "export-weights`. Neither torch nor Caffe is needed, and no code in the file is\n"
+        "executed. Every tensor must belong to a variable of the model and every\n"
+        "variable to a tensor; those that do not are listed. The normalization of the\n"
+        "images is set to that of the weights.",
         example="jaxseg import-weights fcn_resnet50_coco.pth --model fcn_resnet50 "
         "--output runs/fcn_resnet50",
     )
     parser.add_argument(
         "file",
         metavar="FILE",
-        help=".pth, .pt, .safetensors, .npz or .caffemodel; told apart by content",
+        help="weights: .pth, .pt, .safetensors, .npz or .caffemodel",
     )
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="a model of jaxseg.list_models() (default: what an exported file says)",
+        help="model, one of jaxseg.list_models() (default: the model in the file, if "
+        "`jaxseg export-weights` wrote it)",
     )
     parser.add_argument(
-        "--encoder", metavar="NAME", help="its encoder (default: the model's own)"
+        "--encoder", metavar="NAME", help="encoder (default: that of the model)"
     )
     parser.add_argument(
-        "--num-classes", type=int, metavar="K", help="(default: what the file has)"
+        "--num-classes",
+        type=int,
+        metavar="K",
+        help="number of classes (default: that of the file)",
     )
     parser.add_argument(
         "--model-kwargs",
         type=json_object,
         default={},
         metavar="JSON",
-        help="""what else the model takes, such as '{"geometry": "same"}'""",
+        help="""further keyword arguments of the model, such as '{"geometry": "same"}'""",
     )
     parser.add_argument(
         "--head",
         choices=("keep", "new"),
         default="keep",
-        help="new: layers that depend on the classes, and those that no such file has, "
-        "start afresh, and what is for them alone is left out (default: keep)",
+        help="new: initialize layers that depend on the number of classes, or that such "
+        "files do not have, instead of importing them (default: keep)",
     )
     parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="a data set's classes.json, for names and colours of the classes",
+        help="classes.json of a data set, for names and colors of the classes",
     )
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="the workdir to make"
+        "--output", required=True, metavar="DIR", help="workdir to make"
     )
 
 
@@ -75,16 +79,16 @@ def add_export(commands):
         commands,
         "export-weights",
         run_export,
-        summary="write a network's weights to a safetensors file",
+        summary="export weights to a safetensors file",
         description="Writes parameters and BatchNorm statistics under their own names,\n"
-        "with the model's description in the header: `jaxseg import-weights` makes the\n"
-        "same workdir of it, without the optimiser's state.",
+        "with a description of the model in the header. `jaxseg import-weights` makes\n"
+        "the same workdir from it, without the state of the optimizer.",
         example="jaxseg export-weights --workdir runs/camvid "
         "--output camvid.safetensors",
     )
     add_workdir(parser)
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="to write"
+        "--output", required=True, type=Path, metavar="FILE", help="file to write"
     )
 
 
@@ -98,7 +102,7 @@ def run_import(args) -> int:
     enable_compilation_cache()
     output = Path(args.output)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        raise ValueError(f"{output} is there already; give another --output.")
+        raise ValueError(f"{output} already exists; give another --output.")
     check_writable(output.parent)
     imported = import_weights(args.file, _model(args), head=args.head)
     converted = imported.converted
@@ -133,7 +137,7 @@ def run_export(args) -> int:
 
     if args.output.is_dir() or args.output.suffix != ".safetensors":
         raise ValueError(
-            f"--output={args.output}: give a file's name that ends in .safetensors."
+            f"--output={args.output}: the file's name must end in .safetensors."
         )
     _, variables, metadata = open_workdir(args)
     check_writable(args.output.parent)
@@ -145,7 +149,9 @@ def run_export(args) -> int:
 def _model(args) -> dict[str, Any] | None:
     if args.model is None:
         if args.encoder or args.num_classes or args.model_kwargs:
-            raise ValueError("Say by --model which model takes them.")
+            raise ValueError(
+                "--encoder, --num-classes and --model-kwargs need --model."
+            )
         return None
     model = {"name": args.model, **args.model_kwargs}
     if args.encoder is not None:
@@ -164,7 +170,7 @@ def _classes(args, model: dict[str, Any]) -> dict[str, Any]:
     classes = read_classes(args.classes)
     if len(classes.names) != model["num_classes"]:
         raise ValueError(
-            f"{args.classes} names {len(classes.names)} classes, and the model tells "
-            f"apart {model['num_classes']}."
+            f"{args.classes} has {len(classes.names)} classes, and the model has "
+            f"{model['num_classes']}."
         )
     return {"class_names": classes.names, "palette": classes.palette}

@@ -1,4 +1,4 @@
-"""Networks and the parts they are made of."""
+"""Networks and their components."""
 
 from jaxseg.models.registry import (
     create_model,

@@ -1,44 +1,41 @@
-"""Blocks of convolutions: what stands between two changes of size."""
+"""Blocks of convolutions, used in encoders and after every fusion in decoders."""
 
 from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxseg.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
     Dropout,
-    Dtype,
     batch_norm,
     depthwise_conv,
     he_normal,
 )
+from jaxseg.models.options import LayerOptions
 
 
 class ConvBlock(nn.Module):
-    """Convolutions in a row, each with BatchNorm and an activation: conv, BN, ReLU.
+    """A sequence of convolutions, each followed by BatchNorm and ReLU.
 
     Attributes:
         features: output channels of each convolution, in order; may be empty.
         kernel: side of the square kernels, in cells.
-        norm: makes the normalisation after each convolution, called with the arguments
-            of `nn.BatchNorm`; None for none.
+        norm: class or function that makes the normalization after each convolution,
+            called with the arguments of `nn.BatchNorm`; None for none.
         activation: after each convolution; None for a linear block.
-        dropout: rate of the dropout that ends the block.
-        padding: "SAME" keeps the size; "VALID" takes kernel - 1 cells off it with
-            every convolution.
-        dilation: step from tap to tap of the kernels, in cells.
+        dropout: rate of the dropout at the end of the block.
+        padding: "SAME" keeps the size; with "VALID" every convolution reduces it by
+            kernel - 1 cells.
+        dilation: dilation of the kernels, in cells.
         use_bias: whether the convolutions have biases.
-        conv: makes the convolutions, called with the arguments of `nn.Conv`: that,
-            `ConvTranspose` or `depthwise_conv`.
+        conv: class or function that makes the convolutions, called with the arguments
+            of `nn.Conv`: `Conv`, `ConvTranspose` or `depthwise_conv`.
         kernel_init: initializer of the kernels.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     features: tuple[int, ...]
@@ -51,9 +48,7 @@ class ConvBlock(nn.Module):
     use_bias: bool = True
     conv: Callable[..., nn.Module] = Conv
     kernel_init: nn.initializers.Initializer = he_normal
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -67,45 +62,38 @@ class ConvBlock(nn.Module):
                 use_bias=self.use_bias,
                 kernel_init=self.kernel_init,
                 **dilation,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.options.dtypes,
                 name=f"conv{i}",
             )(x)
             if self.norm is not None:
                 x = self.norm(
                     use_running_average=not train,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
-                    axis_name=self.axis_name,
+                    **self.options.norm_kwargs,
                     name=f"bn{i}",
                 )(x)
             if self.activation is not None:
                 x = self.activation(x)
-        return Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
+        return Dropout(self.dropout, self.options.axis_name)(x, train=train)
 
 
 class ResidualBlock(nn.Module):
-    """A `ConvBlock` beside a shortcut, activated after their sum: a short skip.
+    """A `ConvBlock` with a shortcut (short skip), activated after their sum.
 
-    The shortcut is a 1x1 convolution where the channels change.
+    The shortcut is a 1x1 convolution if the number of channels changes.
 
     Attributes:
         features: output channels of each convolution, in order; at least one.
         kernel: side of the square kernels, in cells.
-        norm: makes the normalisation after each convolution; None for none.
+        norm: see `ConvBlock`.
         activation: after each convolution but the last, and after the sum.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
     """
 
     features: tuple[int, ...]
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -123,16 +111,14 @@ class ResidualBlock(nn.Module):
 
 
 class SeparableBlock(nn.Module):
-    """Convolutions in two steps, depthwise and 1x1, each with BatchNorm and ReLU.
+    """Separable convolutions: depthwise, then 1x1, each with BatchNorm and ReLU.
 
     Attributes:
         features: output channels of each pair, in order.
         kernel: side of the depthwise kernels, in cells.
-        norm: makes the normalisation after each step; None for none.
-        activation: after each step.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        norm: see `ConvBlock`.
+        activation: after each convolution.
+        options: see `LayerOptions`.
 
     Source: DeepLab v3+, sec. 3.1, https://arxiv.org/abs/1802.02611.
     """
@@ -141,9 +127,7 @@ class SeparableBlock(nn.Module):
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -158,18 +142,16 @@ class SeparableBlock(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """Convolutions of each channel for itself: the smallest decoder.
+    """Depthwise convolutions, for the smallest decoder.
 
-    Where channels change, a 1x1 convolution comes first.
+    If the number of channels changes, a 1x1 convolution comes first.
 
     Attributes:
         features: output channels of each convolution, in order.
         kernel: side of the kernels, in cells.
-        norm: makes the normalisation after each convolution; None for none.
+        norm: see `ConvBlock`.
         activation: after each depthwise convolution; None for a linear block.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        options: see `LayerOptions`.
 
     Source: SegNet-Basic-SingleChannelDecoder, https://arxiv.org/abs/1511.00561.
     """
@@ -178,9 +160,7 @@ class DepthwiseBlock(nn.Module):
     kernel: int = 3
     norm: Callable[..., nn.Module] | None = batch_norm
     activation: Activation | None = nn.relu
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -201,12 +181,7 @@ class DepthwiseBlock(nn.Module):
 
 
 def _shared(block):
-    return dict(
-        norm=block.norm,
-        dtype=block.dtype,
-        param_dtype=block.param_dtype,
-        axis_name=block.axis_name,
-    )
+    return dict(norm=block.norm, options=block.options)
 
 
 BLOCKS = {

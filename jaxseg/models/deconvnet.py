@@ -1,19 +1,18 @@
 """DeconvNet: VGG16 down to one cell, and its mirror image back up.
 
-Source: Noh, Hong & Han, https://arxiv.org/abs/1505.04366; layers and fillers are those
-of the authors' stage_1_train.prototxt.
+Source: Noh, Hong & Han, https://arxiv.org/abs/1505.04366; layers and initializers are
+those of the authors' stage_1_train.prototxt.
 """
 
 from functools import partial
 
-import flax.linen as nn
-import jax.numpy as jnp
-
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import vgg16_bn
+from jaxseg.models.encoders.vgg import DEPTHS, stage_widths
 from jaxseg.models.heads import Chain
-from jaxseg.models.layers import Conv, ConvTranspose, Dtype
+from jaxseg.models.layers import Conv, ConvTranspose, caffe_gaussian
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.segnet import segnet_norm
 from jaxseg.models.skips import NoSkip
@@ -31,12 +30,9 @@ def deconvnet(
     *,
     width: int = 64,
     hidden: int = 4096,
-    remat: bool = False,
-    dtype: Dtype = jnp.float32,
-    param_dtype: Dtype = jnp.float32,
-    axis_name: str | None = None,
+    options: LayerOptions = LayerOptions(),
 ) -> Segmenter:
-    """DeconvNet: fc6 and fc7 between VGG16 and a decoder that unpools and deconvolves.
+    """DeconvNet: VGG16, fc6, fc7, and a decoder of unpooling and deconvolution.
 
     251,805,653 parameters with 21 classes, most of them in fc6, fc7 and fc6's mirror
     image. Made for crops of 224x224 pixels, where fc6 sees the whole image.
@@ -44,20 +40,16 @@ def deconvnet(
     Args:
         num_classes: K.
         width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
-        hidden: channels of fc6 and fc7; the SegNet paper's benchmark had 1024.
-        remat: compute the activations of every stage again for the gradient.
-        dtype: of the computation; the logits are float32.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
+        hidden: channels of fc6 and fc7; 1024 in the SegNet paper's benchmark.
+        options: see `LayerOptions`.
 
     Returns:
         A module from an image [B, H, W, C] of at least 193 pixels in height and width
         to logits [B, H, W, K].
     """
-    layers = dict(dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
-    block = partial(ConvBlock, norm=segnet_norm, **layers)
-    deconv = partial(block, conv=ConvTranspose, kernel_init=_gaussian)
-    widths = tuple(width * m for m in (1, 2, 4, 8, 8))
+    block = partial(ConvBlock, norm=segnet_norm, options=options)
+    deconv = partial(block, conv=ConvTranspose, kernel_init=caffe_gaussian)
+    widths = stage_widths(width)
     neck = Chain(
         (
             block((hidden,), SIDE, padding="VALID"),
@@ -65,33 +57,26 @@ def deconvnet(
             deconv((widths[-1],), SIDE, padding="VALID"),
         )
     )
-    # A stage's last convolution has the channels of the stage above, whose places it
-    # is unpooled by.
-    above = (width, *widths[:-1])
+    # The last convolution of a stage has the channels of the next stage, whose pooling
+    # indices unpool it.
     blocks = tuple(
         deconv((wide,) * (depth - 1) + (narrow,))
-        for wide, narrow, depth in zip(widths, above, (2, 2, 3, 3, 3))
+        for wide, narrow, depth in zip(widths, (width, *widths), DEPTHS)
     )
     decoder = Decoder(
         upsamplers=tuple(Unpool() for _ in blocks),
         skips=tuple(NoSkip() for _ in blocks),
         blocks=blocks[::-1],
-        remat=remat,
+        options=options,
     )
-    head = Conv(
-        num_classes,
-        (1, 1),
-        kernel_init=_gaussian,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
-    encoder = vgg16_bn(widths=widths, norm=segnet_norm, remat=remat, **layers)
     return Segmenter(
-        encoder, decoder, head, neck=neck, check_size=_check_size, remat=remat
+        vgg16_bn(widths=widths, norm=segnet_norm, options=options),
+        decoder,
+        Conv(num_classes, (1, 1), kernel_init=caffe_gaussian, **options.dtypes),
+        neck=neck,
+        check_size=_check_size,
+        options=options,
     )
-
-
-_gaussian = nn.initializers.normal(0.01)
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -99,7 +84,7 @@ def _check_size(size: tuple[int, int]) -> None:
         rows, columns = (max(0, LEAST - n) for n in size)
         raise ValueError(
             f"DeconvNet's fc6 covers {SIDE}x{SIDE} cells of 32 pixels, so an image "
-            f"has at least {LEAST}x{LEAST} pixels, not {size[0]}x{size[1]}: enlarge "
+            f"needs at least {LEAST}x{LEAST} pixels, not {size[0]}x{size[1]}. Enlarge "
             f"it (the authors' crops have 224x224), or pad it by {rows} rows and "
             f"{columns} columns."
         )

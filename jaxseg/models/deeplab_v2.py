@@ -1,7 +1,7 @@
-"""DeepLab v1 and v2: dilated VGG16 or ResNet, scored at one or several rates.
+"""DeepLab v1 and v2: dilated VGG16 or ResNet, with logits at one or several rates.
 
 Source: Chen et al., https://arxiv.org/abs/1412.7062 (v1, LargeFOV) and
-https://arxiv.org/abs/1606.00915 (v2, ASPP); layers and fillers are those of the
+https://arxiv.org/abs/1606.00915 (v2, ASPP); layers and initializers are those of the
 authors' prototxts.
 """
 
@@ -11,63 +11,57 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.components import Component, check_arguments, create_dilated
 from jaxseg.models.encoders import Features
+from jaxseg.models.encoders.vgg import DEPTHS, stage_widths
 from jaxseg.models.heads import BranchSum, DenseAsConvolutions, Scores, identity
-from jaxseg.models.layers import Dtype, run_stage
+from jaxseg.models.layers import caffe_gaussian, run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.ops.indexed_pooling import max_pool_indices
 from jaxseg.ops.resize import crop_to, resize_bilinear
-
-_gaussian = nn.initializers.normal(0.01)
 
 
 class DilatedVGG(nn.Module):
     """VGG16 of stride 8: 3x3 poolings, the last two without stride, then dilation.
 
     Poolings round up as Caffe's do, to ceil((n - 1) / 2) + 1 cells, so that cell i of
-    the last map stands on pixel 8 i and the last cell not before the last pixel.
+    the last map is centered on pixel 8 i, and the last cell is not before the last
+    pixel.
 
     Attributes:
         widths: channels of each stage.
         depths: convolutions in each stage.
-        average: whether a 3x3 average pooling ends it, as in v1; it counts the zeros
-            around the map.
-        remat: compute each stage's activations again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: not needed, as there are no batch statistics; taken as by all.
+        average: whether a 3x3 average pooling follows the last stage, as in v1; it
+            counts the zeros around the map.
+        options: see `LayerOptions`.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
-    depths: tuple[int, ...] = (2, 2, 3, 3, 3)
+    widths: tuple[int, ...] = stage_widths()
+    depths: tuple[int, ...] = DEPTHS
     average: bool = False
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels: strides 1, 2, 4, 8, 8 and 8."""
-        x, maps, pooled, places = image, [], [None], [None]
-        strides = (2, 2, 2, 1, 1)
-        stages = zip(self.widths, self.depths, strides, strict=True)
-        for i, (width, depth, step) in enumerate(stages, start=1):
+        x, maps = image, []
+        pooled: list[jax.Array | None] = [None]
+        places: list[jax.Array | None] = [None]
+        stages = zip(self.widths, self.depths, (2, 2, 2, 1, 1), strict=True)
+        for i, (width, depth, stride) in enumerate(stages, start=1):
             stage = ConvBlock(
                 (width,) * depth,
                 norm=None,
                 dilation=2 if i == 5 else 1,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                options=self.options,
                 name=f"stage{i}",
             )
-            x = run_stage(stage, x, train=train, remat=self.remat)
+            x = run_stage(stage, x, train=train, remat=self.options.remat)
             maps.append(x)
-            x, place = max_pool_indices(x, 3, step, padding=1, ceil_mode=True)
+            x, place = max_pool_indices(x, 3, stride, padding=1, ceil_mode=True)
             pooled.append(x)
             places.append(place)
         if self.average:
@@ -83,10 +77,7 @@ def deeplab_largefov(
     hidden: int = 1024,
     width: int = 64,
     dropout: float = 0.5,
-    remat: bool = False,
-    dtype: Dtype = jnp.float32,
-    param_dtype: Dtype = jnp.float32,
-    axis_name: str | None = None,
+    options: LayerOptions = LayerOptions(),
 ) -> Segmenter:
     """DeepLab v1 on VGG16, with the large field of view by default.
 
@@ -96,34 +87,22 @@ def deeplab_largefov(
     Args:
         num_classes: K.
         kernel: side of fc6's kernel, in cells.
-        dilation: step between its taps, in cells of 8 pixels.
+        dilation: dilation of fc6, in cells of 8 pixels.
         hidden: channels of fc6 and fc7.
         width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
-        dropout: rate after fc6 and fc7.
-        remat: compute the activations of every stage again for the gradient.
-        dtype: of the computation; the logits are float32.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
+        dropout: dropout rate after fc6 and fc7.
+        options: see `LayerOptions`.
 
     Returns:
         A module from an image [B, H, W, C] to logits [B, H, W, K].
     """
-    layers = dict(dtype=dtype, param_dtype=param_dtype)
-    block = DenseAsConvolutions(
-        kernel,
-        (hidden, hidden),
-        dilation=dilation,
-        dropout=dropout,
-        axis_name=axis_name,
-        **layers,
-    )
     return Segmenter(
-        DilatedVGG(widths=_widths(width), average=True, remat=remat, **layers),
+        DilatedVGG(widths=stage_widths(width), average=True, options=options),
         None,
         identity,
-        neck=Scores(num_classes, block, kernel_init=_gaussian, **layers),
+        neck=_dense_scores(num_classes, kernel, dilation, hidden, dropout, options),
         restore_size=_zoom,
-        remat=remat,
+        options=options,
     )
 
 
@@ -135,64 +114,43 @@ def deeplab_v2(
     hidden: int = 1024,
     dropout: float = 0.5,
     encoder_kwargs: Mapping[str, Any] = {},
-    remat: bool = False,
-    dtype: Dtype = jnp.float32,
-    param_dtype: Dtype = jnp.float32,
-    axis_name: str | None = None,
+    options: LayerOptions = LayerOptions(),
 ) -> Segmenter:
-    """DeepLab v2: the scores of several rates, added.
+    """DeepLab v2: the sum of logits at several rates.
 
     44,048,532 parameters on ResNet-101 with 21 classes, 37,877,652 on VGG16.
 
     Args:
         num_classes: K.
-        encoder: "vgg16", which becomes `DilatedVGG` with fc6 and fc7 in every branch; a
-            ResNet, with one 3x3 convolution in each; or what makes an encoder that
-            takes `output_stride` and `dilate_first`.
-        rates: dilation of each branch, in cells of 8 pixels; the paper's ASPP-S has 2,
-            4, 8 and 12.
+        encoder: "vgg16", for `DilatedVGG` with fc6 and fc7 in every branch; a ResNet,
+            or another encoder with arguments `output_stride` and `dilate_first`, with
+            one 3x3 convolution in every branch.
+        rates: dilation of each branch, in cells of 8 pixels; 2, 4, 8 and 12 in the
+            paper's ASPP-S.
         hidden: channels of fc6 and fc7, on VGG16.
-        dropout: rate after each of these.
-        encoder_kwargs: what else the encoder takes.
-        remat: compute the activations of every stage again for the gradient.
-        dtype: of the computation; the logits are float32.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
+        dropout: dropout rate after fc6 and fc7, on VGG16.
+        encoder_kwargs: further keyword arguments of the encoder.
+        options: see `LayerOptions`.
 
     Returns:
         A module from an image [B, H, W, C] to logits [B, H, W, K].
 
     Source: https://arxiv.org/abs/1606.00915.
     """
-    layers = dict(dtype=dtype, param_dtype=param_dtype)
     encoder_kwargs = check_arguments("encoder", encoder_kwargs)
     if encoder == "vgg16":
-        encoder = DilatedVGG(remat=remat, **layers, **encoder_kwargs)
+        dilated = DilatedVGG(options=options, **encoder_kwargs)
         branches = tuple(
-            Scores(
-                num_classes,
-                DenseAsConvolutions(
-                    3,
-                    (hidden, hidden),
-                    dilation=rate,
-                    dropout=dropout,
-                    axis_name=axis_name,
-                    **layers,
-                ),
-                kernel_init=_gaussian,
-                **layers,
-            )
+            _dense_scores(num_classes, 3, rate, hidden, dropout, options)
             for rate in rates
         )
         restore_size = _zoom
     else:
-        encoder = create_dilated(
+        dilated = create_dilated(
             encoder,
+            options=options,
             output_stride=8,
             dilate_first=True,
-            remat=remat,
-            axis_name=axis_name,
-            **layers,
             **encoder_kwargs,
         )
         branches = tuple(
@@ -201,27 +159,31 @@ def deeplab_v2(
                 norm=None,
                 activation=None,
                 dilation=rate,
-                kernel_init=_gaussian,
-                **layers,
+                kernel_init=caffe_gaussian,
+                options=options,
             )
             for rate in rates
         )
         restore_size = partial(resize_bilinear, align_corners=True)
     return Segmenter(
-        encoder,
+        dilated,
         None,
         identity,
         neck=BranchSum(branches),
         restore_size=restore_size,
-        remat=remat,
+        options=options,
     )
 
 
-def _widths(width: int) -> tuple[int, ...]:
-    return tuple(width * m for m in (1, 2, 4, 8, 8))
+def _dense_scores(num_classes, kernel, dilation, hidden, dropout, options):
+    dense = DenseAsConvolutions(
+        kernel, (hidden, hidden), dilation=dilation, dropout=dropout, options=options
+    )
+    return Scores(num_classes, dense, kernel_init=caffe_gaussian, options=options)
 
 
 def _zoom(scores: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Caffe's Interp with zoom_factor 8, cell i on pixel 8 i, and a crop."""
-    whole = tuple(8 * (n - 1) + 1 for n in scores.shape[1:3])
+    _, height, width, _ = scores.shape
+    whole = 8 * (height - 1) + 1, 8 * (width - 1) + 1
     return crop_to(resize_bilinear(scores, whole, align_corners=True), size)

@@ -1,4 +1,4 @@
-"""FC-ResNet: residual blocks down and up, short skips inside them and long ones across.
+"""FC-ResNet: an encoder and a decoder of residual blocks, with skips between them.
 
 Source: Drozdzal et al., https://arxiv.org/abs/1608.04117; layers are those of the
 authors' fcn_maker.
@@ -13,41 +13,37 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.models.encoders import Features
-from jaxseg.models.layers import Conv, Dropout, Dtype, batch_norm, he_normal, run_stage
+from jaxseg.models.layers import Conv, Dropout, batch_norm, he_normal, run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Sum
 from jaxseg.ops.pooling import max_pool_argmax
 
 
 class PreActivation(nn.Module):
-    """BatchNorm, ReLU, and what changes the size, then a convolution.
+    """BatchNorm, ReLU, a change of size, then a convolution.
 
     Attributes:
         features: channels of the convolution.
         kernel: side of its kernel, in cells.
         strides: of the convolution.
-        resize: function between the ReLU and the convolution; None for none.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        resize: function that is applied between the ReLU and the convolution; None for
+            none.
+        options: see `LayerOptions`.
     """
 
     features: int
     kernel: int
     strides: int = 1
     resize: Callable[[jax.Array], jax.Array] | None = None
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, h, w, features]."""
         x = batch_norm(
             use_running_average=not train,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            axis_name=self.axis_name,
+            **self.options.norm_kwargs,
             name="bn",
         )(x)
         x = nn.relu(x)
@@ -59,26 +55,23 @@ class PreActivation(nn.Module):
             strides=self.strides,
             padding=self.kernel // 2,
             kernel_init=he_normal,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name="conv",
         )(x)
 
 
 class Block(nn.Module):
-    """A pre-activation block beside its shortcut, which may halving_max_pool or double the size.
+    """A pre-activation block with a shortcut, which may halve or double the size.
 
     Attributes:
-        width: channels inside; at the end, of a bottleneck, four times as many.
-        bottleneck: 1x1, 3x3 and 1x1 convolutions, the first with the stride; or one
-            3x3 convolution, with a max pooling before it.
+        width: channels inside; the output of a bottleneck has four times as many.
+        bottleneck: whether the block is 1x1, 3x3 and 1x1 convolutions, the first of
+            them strided, rather than one 3x3 convolution with a max pooling before it.
         down: whether the size is halved, rounding up.
-        up: whether each cell is repeated twice in both directions at the end.
+        up: whether the size is doubled, by repeating each cell.
         short_skip: whether there is a shortcut.
-        dropout: rate behind the last convolution.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
+        dropout: dropout rate after the last convolution.
+        options: see `LayerOptions`.
     """
 
     width: int
@@ -87,16 +80,13 @@ class Block(nn.Module):
     up: bool = False
     short_skip: bool = True
     dropout: float = 0.1
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, h, w, width or 4 width]."""
-        layers = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        conv = partial(PreActivation, axis_name=self.axis_name, **layers)
-        dropout = Dropout(self.dropout, axis_name=self.axis_name)
+        conv = partial(PreActivation, options=self.options)
+        dropout = Dropout(self.dropout, self.options.axis_name)
         if self.bottleneck:
             y = conv(self.width, 1, 2 if self.down else 1, name="conv1")(x, train=train)
             y = conv(self.width, 3, name="conv2")(y, train=train)
@@ -113,7 +103,11 @@ class Block(nn.Module):
         x = lax.slice(x, (0,) * 4, x.shape, (1, 2, 2, 1)) if self.down else x
         if x.shape[-1] != y.shape[-1]:
             conv = Conv(
-                y.shape[-1], (1, 1), kernel_init=he_normal, **layers, name="shortcut"
+                y.shape[-1],
+                (1, 1),
+                kernel_init=he_normal,
+                **self.options.dtypes,
+                name="shortcut",
             )
             x = conv(x)
         return y + (_repeat(x) if self.up else x)
@@ -128,10 +122,11 @@ def _pool(x):
 
 
 class Blocks(nn.Module):
-    """Blocks in a row, of which the first may halving_max_pool the size and the last double it.
+    """A sequence of blocks; the first may halve the size, and the last double it.
 
     Attributes:
-        block: makes one, called with `down`, `up` and `name`.
+        block: class or function that makes a block, called with `down`, `up` and
+            `name`.
         depth: number of blocks.
         down: whether the first halves the size.
         up: whether the last doubles it.
@@ -144,7 +139,7 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to what the last block gives."""
+        """Maps [B, H, W, C] to the output of the last block."""
         for i in range(1, self.depth + 1):
             block = self.block(
                 down=self.down and i == 1,
@@ -156,21 +151,17 @@ class Blocks(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A 3x3 convolution, then stages of blocks that each halving_max_pool the size.
+    """A 3x3 convolution, then stages of blocks that each halve the size.
 
     Attributes:
         width: channels of the first convolution.
         stages: each called as `(map, train=...)`.
-        remat: compute each stage's activations again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
+        options: see `LayerOptions`.
     """
 
     width: int
     stages: tuple[nn.Module, ...]
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
@@ -179,46 +170,44 @@ class Encoder(nn.Module):
             self.width,
             (3, 3),
             kernel_init=he_normal,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.options.dtypes,
             name="conv",
         )
         maps = [conv(image)]
         for stage in self.stages:
-            maps.append(run_stage(stage, maps[-1], train=train, remat=self.remat))
-        nothing = (None,) * len(maps)
-        return Features(
-            tuple(maps), nothing, nothing, tuple(2**i for i in range(len(maps)))
-        )
+            maps.append(
+                run_stage(stage, maps[-1], train=train, remat=self.options.remat)
+            )
+        return Features.without_pooling(maps, [2**i for i in range(len(maps))])
 
 
-class Climb(nn.Module):
+class ResidualDecoder(nn.Module):
     """Stages that each double the size, and the encoder's maps added between them.
 
-    Unlike `Decoder`'s upsamplers, blocks here grow maps inside of themselves.
+    Unlike in `Decoder`, there are no upsamplers: the blocks enlarge the maps.
 
     Attributes:
         stages: deepest first, each called as `(map, train=...)`.
-        skips: likewise, each called as `(x, level, train=...)`; None for no long ones.
+        skips: deepest first, each called as `(x, level, train=...)`; None for none.
         last: called as `(map, train=...)` with the finest map.
-        remat: compute each stage's activations again for the gradient.
+        options: see `LayerOptions`.
     """
 
     stages: tuple[nn.Module, ...]
     skips: tuple[nn.Module, ...] | None
     last: nn.Module
-    remat: bool = False
+    options: LayerOptions = LayerOptions()
 
     def __call__(self, features: Features, *, train: bool) -> jax.Array:
         """Maps an encoder's levels to one map of the finest level's size."""
         x = features.maps[-1]
         for i, stage in enumerate(self.stages):
             level = features.maps[-1 - i]
-            x = run_stage(stage, x, train=train, remat=self.remat)
+            x = run_stage(stage, x, train=train, remat=self.options.remat)
             x = x[:, : level.shape[1], : level.shape[2]]
             if self.skips is not None:
                 x = self.skips[i](x, level, train=train)
-        return run_stage(self.last, x, train=train, remat=self.remat)
+        return run_stage(self.last, x, train=train, remat=self.options.remat)
 
 
 def fc_resnet(
@@ -230,62 +219,52 @@ def fc_resnet(
     short_skip: bool = True,
     long_skip: bool = True,
     dropout: float = 0.1,
-    remat: bool = False,
-    dtype: Dtype = jnp.float32,
-    param_dtype: Dtype = jnp.float32,
-    axis_name: str | None = None,
+    options: LayerOptions = LayerOptions(),
 ) -> Segmenter:
-    """FC-ResNet: the net with which long and short skips were told apart.
+    """FC-ResNet, made to compare long and short skips.
 
     11,470,369 parameters with 1 channel and 1 class.
 
     Args:
         num_classes: K.
-        width: channels of the first and the last convolution; bottlenecks have it
-            inside in the first stage, and twice as many in every stage below.
-        depths: bottlenecks in each stage, the last being the bottom; those on the way
-            up are the same in reverse.
-        init_blocks: single convolutions with pooling above the bottlenecks.
+        width: channels of the first and the last convolution, and inside the
+            bottlenecks of the first stage; each further stage has twice as many.
+        depths: bottlenecks in each stage of the encoder, the last being the bottom; the
+            decoder has the same in reverse.
+        init_blocks: number of single convolutions with pooling before the bottlenecks.
         short_skip: whether blocks have shortcuts.
-        long_skip: whether the encoder's maps are added on the way up.
-        dropout: rate at the end of every block.
-        remat: compute the activations of every stage again for the gradient.
-        dtype: of the computation; the logits are float32.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
+        long_skip: whether the encoder's maps are added to the decoder's.
+        dropout: dropout rate at the end of every block.
+        options: see `LayerOptions`.
 
     Returns:
         A module from an image [B, H, W, C] to logits [B, H, W, K].
 
     Raises:
-        ValueError: if a stage has no block.
+        ValueError: if a stage has no bottleneck, or `init_blocks` is negative.
     """
     if not depths or min(depths) < 1 or init_blocks < 0:
         raise ValueError(
-            f"depths={tuple(depths)}, init_blocks={init_blocks}: give at least one "
-            "bottleneck in each stage, the last being the bottom."
+            f"depths={tuple(depths)}, init_blocks={init_blocks}: every stage needs at "
+            "least one bottleneck, and init_blocks must not be negative."
         )
-    layers = dict(dtype=dtype, param_dtype=param_dtype)
-    block = partial(
-        Block, short_skip=short_skip, dropout=dropout, axis_name=axis_name, **layers
-    )
+    block = partial(Block, short_skip=short_skip, dropout=dropout, options=options)
     init = partial(block, width, False)
     mains = [partial(block, width * 2**i, True) for i in range(len(depths))]
-    plan = [(init, 1)] * init_blocks + list(zip(mains, depths))
-    *paired, bottom = plan
-    # The bottom goes down and up again, so that it is the first stage of the climb.
+    stages = [(init, 1)] * init_blocks + list(zip(mains, depths))
+    *paired, bottom = stages
+    # The bottom halves the size and doubles it again, so it is the decoder's first.
     up = [Blocks(*bottom, down=True, up=True)]
     up += [Blocks(*stage, up=True) for stage in reversed(paired)]
-    skips = None
-    if long_skip:
-        skips = tuple(Sum(project="map", kernel_init=he_normal, **layers) for _ in up)
-    encoder = Encoder(
-        width,
-        tuple(Blocks(*stage, down=True) for stage in paired),
-        remat=remat,
-        **layers,
+    add = partial(Sum, project="map", kernel_init=he_normal, options=options)
+    down = tuple(Blocks(*stage, down=True) for stage in paired)
+    return Segmenter(
+        Encoder(width, down, options),
+        ResidualDecoder(
+            tuple(up),
+            tuple(add() for _ in up) if long_skip else None,
+            PreActivation(width, 3, options=options),
+            options,
+        ),
+        Conv(num_classes, (1, 1), kernel_init=he_normal, **options.dtypes),
     )
-    last = PreActivation(width, 3, axis_name=axis_name, **layers)
-    decoder = Climb(tuple(up), skips, last, remat=remat)
-    head = Conv(num_classes, (1, 1), kernel_init=he_normal, **layers)
-    return Segmenter(encoder, decoder, head)

@@ -1,7 +1,7 @@
-"""FCN: a classifier made convolutional, its scores enlarged and refined by skips.
+"""FCN: a fully convolutional classifier, its scores upsampled and refined by skips.
 
-Source: Long, Shelhamer & Darrell, https://arxiv.org/abs/1411.4038; layers, fillers and
-crops are those of the authors' released nets.
+Source: Long, Shelhamer & Darrell, https://arxiv.org/abs/1411.4038; layers,
+initializers and crops are those of the authors' released nets.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.components import (
@@ -20,17 +19,13 @@ from jaxseg.models.components import (
 )
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
-from jaxseg.models.heads import DenseAsConvolutions, Scores
-from jaxseg.models.layers import ConvTranspose, Dtype
+from jaxseg.models.heads import DENSE_SIDES, DenseAsConvolutions, Scores
+from jaxseg.models.layers import ConvTranspose
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import Sum
 from jaxseg.models.upsamplers import Transposed, bilinear_init
 from jaxseg.ops.resize import crop_to
-
-DENSE_SIDES = {"alexnet": 6, "alexnet_torchvision": 6, "vgg16": 7, "vgg16_bn": 7}
-"""Side of the map that each encoder's first fully connected layer covers, in cells."""
-
-_zeros = nn.initializers.zeros
 
 
 def fcn(
@@ -44,39 +39,34 @@ def fcn(
     hidden: int = 4096,
     dropout: float = 0.5,
     encoder_kwargs: Mapping[str, Any] = {},
-    remat: bool = False,
-    dtype: Dtype = jnp.float32,
-    param_dtype: Dtype = jnp.float32,
-    axis_name: str | None = None,
+    options: LayerOptions = LayerOptions(),
 ) -> Segmenter:
     """FCN with any number of skips; `fcn32s`, `fcn16s` and `fcn8s` have 0, 1 and 2.
 
-    Scores of 1x1 convolutions are enlarged by transposed convolutions that interpolate
-    bilinearly, and the scores of finer poolings are added on the way. All scores start
-    from zero, so that at the first step none but they receive gradient; train from a
-    classifier's weights.
+    The scores of a 1x1 convolution are upsampled by transposed convolutions that
+    interpolate bilinearly, and the scores of finer poolings are added on the way. All
+    score layers are initialized to zero, so at the first step only they receive
+    gradient; start from the pretrained weights of a classifier.
 
-    On VGG16 with 21 classes: 134,346,581, 134,357,354 and 134,362,751 parameters. A
-    net's parameters have the same names in the nets with more skips.
+    On VGG16 with 21 classes: 134,346,581, 134,357,354 and 134,362,751 parameters. The
+    parameters of a net have the same names in the nets with more skips.
 
     Args:
         num_classes: K.
         skips: number of finer levels whose scores are added.
         scales: constant factor on each of these levels before its scores, coarse to
             fine; `fcn8s_atonce` has 0.01 and 0.0001.
-        encoder: one of `list_encoders()`, or what makes one. AlexNet and VGG16 bring
-            their fully connected layers fc6 and fc7 as convolutions.
-        geometry: "same" pads every convolution as it needs. "released" is that of the
-            authors' nets, for VGG16 and AlexNet: 100 zeros around the image, and crops.
-        learned: whether the enlargements between skips are learned, across classes, as
-            in the paper; in the released nets all are fixed. The last always is.
+        encoder: one of `list_encoders()`, or a component. AlexNet and VGG16 are followed
+            by their fully connected layers fc6 and fc7, as convolutions.
+        geometry: "same" pads every convolution to keep its size. "released" is the
+            geometry of the authors' nets, for VGG16 and AlexNet: 100 zeros around the
+            image, and crops.
+        learned: whether the upsampling between skips is learned, across classes, as in
+            the paper; in the released nets it is fixed. The last one always is.
         hidden: channels of fc6 and fc7.
-        dropout: rate after each of these.
-        encoder_kwargs: what else the encoder takes.
-        remat: compute the activations of every stage again for the gradient.
-        dtype: of the computation; the last enlargement and the logits are float32.
-        param_dtype: of the parameters.
-        axis_name: mapped axis of the batch, under pmap or shard_map.
+        dropout: dropout rate after fc6 and fc7.
+        encoder_kwargs: further keyword arguments of the encoder.
+        options: see `LayerOptions`.
 
     Returns:
         A module from an image [B, H, W, C] to logits [B, H, W, K].
@@ -86,45 +76,52 @@ def fcn(
             geometry.
     """
     released = _released(encoder, geometry, skips)
-    layers = dict(dtype=dtype, param_dtype=param_dtype)
-    encoder_kwargs = released["encoder"] | check_arguments("encoder", encoder_kwargs)
-    side = DENSE_SIDES.get(encoder) if isinstance(encoder, str) else None
-    encoder = create_component(
-        "encoder", encoder, remat=remat, axis_name=axis_name, **layers, **encoder_kwargs
+    backbone = create_component(
+        "encoder",
+        encoder,
+        options=options,
+        **released["encoder"] | check_arguments("encoder", encoder_kwargs),
     )
-    features = encoder_features(encoder).merged()
+    features = encoder_features(backbone).merged()
     levels = _levels(features, skips)
     padding = "SAME" if geometry == "same" else "VALID"
-    block = None
-    if side is not None:
-        block = DenseAsConvolutions(
-            side,
+    dense = None
+    if isinstance(encoder, str) and encoder in DENSE_SIDES:
+        dense = DenseAsConvolutions(
+            DENSE_SIDES[encoder],
             (hidden, hidden),
             padding=padding,
             dropout=dropout,
-            axis_name=axis_name,
-            **layers,
+            options=options,
         )
-    up = partial(
-        Transposed,
-        per_channel=not learned,
-        fixed=not learned,
-        fit=geometry == "same",
-        **layers,
-    )
     decoder = Decoder(
-        upsamplers=tuple(up(kernel=4, strides=2) for _ in levels),
+        upsamplers=tuple(
+            Transposed(
+                kernel=4,
+                strides=2,
+                per_channel=not learned,
+                fixed=not learned,
+                fit=geometry == "same",
+                options=options,
+            )
+            for _ in levels
+        ),
         skips=tuple(
-            Sum(meet=_crop(offset), scale=scale, kernel_init=_zeros, **layers)
-            for offset, scale in zip(released["skip_offsets"], scales)
-        )[: len(levels)],
-        blocks=tuple(ConvBlock(()) for _ in levels),
+            Sum(
+                meet=_crop(offset),
+                scale=scale,
+                kernel_init=nn.initializers.zeros,
+                options=options,
+            )
+            for _, offset, scale in zip(levels, released["skip_offsets"], scales)
+        ),
+        blocks=tuple(ConvBlock((), options=options) for _ in levels),
         levels=levels,
         pooled_skips=True,
-        remat=remat,
+        options=options,
     )
-    # The last enlargement is fixed, in the paper as in the released nets, and done in
-    # float32, since it is what is compared.
+    # The last upsampling is fixed, in the paper and in the released nets, and computed
+    # in float32, because its results are compared with each other.
     stride = features.strides[levels[-1] if levels else -1]
     kernel = released["kernel"] or 2 * stride
     head = ConvTranspose(
@@ -136,15 +133,15 @@ def fcn(
         use_bias=False,
         kernel_init=bilinear_init(stride),
         fixed=True,
-        param_dtype=param_dtype,
+        param_dtype=options.param_dtype,
     )
     return Segmenter(
-        encoder,
+        backbone,
         decoder,
         head,
-        neck=Scores(num_classes, block, **layers),
+        neck=Scores(num_classes, dense, options=options),
         restore_size=_crop(released["offset"]),
-        remat=remat,
+        options=options,
     )
 
 
@@ -164,9 +161,9 @@ def _levels(features: Features, skips: int) -> tuple[int, ...]:
     strides = features.strides
     if deepest < skips or any(strides[i] * 2 != strides[i + 1] for i in levels):
         raise ValueError(
-            f"This net takes {skips} skips, each at half the stride of the level below "
-            f"it, and the encoder has strides {strides}. Take an output_stride of 32, "
-            "or a net with fewer skips (fcn32s has none)."
+            f"FCN with {skips} skips needs {skips} levels whose stride is half that of "
+            f"the next one, and the encoder has strides {strides}. Use an "
+            "output_stride of 32, or a net with fewer skips (fcn32s has none)."
         )
     return levels
 
@@ -176,10 +173,10 @@ def _released(encoder: Component, geometry: str, skips: int) -> dict:
     if geometry == "same":
         return dict(encoder={}, kernel=None, offset=0, skip_offsets=(0, 0))
     if geometry != "released":
-        raise ValueError(f'geometry={geometry!r}: take "same" or "released".')
+        raise ValueError(f'geometry={geometry!r}: use "same" or "released".')
     if encoder in ("vgg16", "vgg16_bn"):
         return dict(
-            # A margin of 99 and the convolution's own 1: pad 100.
+            # With the padding of the convolution itself, 100.
             encoder={"margin": 99},
             kernel=None,
             offset=(19, 27, 31)[skips],
@@ -193,6 +190,6 @@ def _released(encoder: Component, geometry: str, skips: int) -> dict:
             skip_offsets=(),
         )
     raise ValueError(
-        f'geometry="released" has crops for vgg16, and for fcn32s on alexnet, but not '
-        f'for {encoder!r} with {skips} skips; take geometry="same".'
+        'geometry="released" is known for vgg16, and for fcn32s on alexnet, but not '
+        f'for {encoder!r} with {skips} skips; use geometry="same".'
     )

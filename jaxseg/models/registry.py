@@ -1,9 +1,12 @@
 """Models by name."""
 
 import inspect
+from dataclasses import asdict
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseg.models.components import check_classes
 from jaxseg.models.deconvnet import deconvnet
@@ -17,7 +20,7 @@ from jaxseg.models.deeplab_v2 import deeplab_largefov, deeplab_v2
 from jaxseg.models.encoder_decoder import encoder_decoder
 from jaxseg.models.fc_resnet import fc_resnet
 from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
-from jaxseg.models.layers import Dtype
+from jaxseg.models.options import LayerOptions, floating_dtype
 from jaxseg.models.segnet import segnet
 from jaxseg.models.segnet_basic import (
     bilinear_interpolation,
@@ -90,68 +93,73 @@ def list_blocks() -> tuple[str, ...]:
 
 
 def create_model(
-    name: str, num_classes: int, *, logits_dtype: str | Dtype = jnp.float32, **kwargs
+    name: str,
+    num_classes: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    remat: bool = False,
+    logits_dtype: DTypeLike = jnp.float32,
+    **kwargs,
 ) -> nn.Module:
-    """Builds a network by name.
+    """Creates a network by name.
 
     Args:
         name: one of `list_models()`.
         num_classes: K, at least 1.
-        logits_dtype: of the logits, if not float32: bfloat16 halves their memory in
-            training, where classes are many.
-        **kwargs: what the model's own builder takes, such as `width` or `dropout`: that
-            is the function of its name in the file that docs/models.md lists,
-            `help(jaxseg.models.unet.unet)`. `dtype` and `param_dtype` may be given by
-            name ("bfloat16").
+        dtype: of the computation, as a type or its name; "bfloat16" for mixed precision.
+        param_dtype: of the parameters.
+        axis_name: mapped axis over which the batch is split, under pmap or shard_map.
+        remat: whether the activations of every stage are recomputed for the gradient,
+            which saves memory and costs time.
+        logits_dtype: of the logits; bfloat16 halves their memory in training, which
+            helps where there are many classes.
+        **kwargs: further keyword arguments of the model's builder, such as `width` or
+            `dropout`; docs/models.md lists the builders, and `help` describes one:
+            `help(jaxseg.models.unet.unet)`.
 
     Returns:
         A linen module, called as `module.apply(variables, image, train=...)` with an
-        image [B, H, W, C] of any H and W (but for `unet_valid` and `deconvnet`, whose
-        errors say which), giving float32 logits [B, H, W, K]. In training, with
-        auxiliary heads, it gives a mapping with `logits` and `aux`, pairs of a weight
-        and logits.
+        image [B, H, W, C] of any H and W (except for `unet_valid` and `deconvnet`,
+        whose errors name the valid sizes), that returns logits [B, H, W, K].
+        `jaxseg.models.outputs.apply_in_training` returns the logits of auxiliary heads
+        too.
 
     Raises:
-        ValueError: if the name, a part or a dtype is unknown, or `num_classes` is
+        ValueError: if a name, an argument or a type is unknown, or `num_classes` is
             below 1.
     """
     if name not in registry.names("model") and name in registry.names("encoder"):
         raise ValueError(
-            f"{name!r} is an encoder: give it to a model, such as encoder_decoder "
-            f"with encoder={name!r}."
+            f"{name!r} is an encoder, not a model; use a model with it, such as "
+            f"encoder_decoder with encoder={name!r}."
         )
     builder = registry.lookup("model", name)
     check_classes(num_classes)
-    # What a name stands for, such as the skips of fcn16s, is not for choice.
+    options = LayerOptions(dtype, param_dtype, axis_name, remat)
+    # Arguments that a name stands for, such as the skips of fcn16s, cannot be set.
     fixed = getattr(builder, "keywords", {})
-    known = tuple(inspect.signature(builder).parameters)[1:]
-    known = tuple(part for part in known if part not in fixed)
-    for part in kwargs:
-        if part not in known:
-            raise ValueError(f"{name} has no part {part!r}{suggest_name(part, known)}")
-    for key in {"dtype", "param_dtype"} & kwargs.keys():
-        kwargs[key] = _float(key, kwargs[key])
-    model = builder(num_classes, **_hashable(kwargs))
-    return model.clone(logits_dtype=_float("logits_dtype", logits_dtype))
+    accepted = set(list(inspect.signature(builder).parameters)[1:]) - fixed.keys()
+    own = accepted - {"options"}
+    for key in kwargs.keys() - own:
+        known = tuple(sorted(own | asdict(options).keys()))
+        raise ValueError(f"{name} has no argument {key!r}{suggest_name(key, known)}")
+    kwargs = _hashable(kwargs)
+    if "options" in accepted:
+        kwargs["options"] = options
+    elif options != LayerOptions():
+        raise ValueError(
+            f"{name} has no argument `options`, so these would have no effect: {options}."
+        )
+    model = builder(num_classes, **kwargs)
+    return model.clone(logits_dtype=floating_dtype("logits_dtype", logits_dtype))
 
 
-def _hashable(value):
-    """The same with tuples for lists, as modules must hash and JSON knows only lists."""
+def _hashable(value: Any) -> Any:
+    """Replaces lists by tuples: modules must be hashable, and JSON has only lists."""
     if isinstance(value, dict):
         return {key: _hashable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     return value
-
-
-def _float(key: str, value) -> jnp.dtype:
-    try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"{key}={value!r} is no type to compute in; take float32, bfloat16 or "
-            "float16."
-        )
-    return dtype

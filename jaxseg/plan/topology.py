@@ -37,7 +37,7 @@ class Chip:
             them needs more.
         memory_bandwidth: bytes per second.
         flops: peak floating-point operations per second, bfloat16.
-        link_bandwidth: bytes per second of one link to a neighbour, one way.
+        link_bandwidth: bytes per second of one link to a neighbor, one way.
         axes: of the torus.
         source: the data sheet.
     """

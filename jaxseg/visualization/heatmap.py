@@ -1,4 +1,4 @@
-"""Pictures of numbers from 0 to 1, with a bar that says which colour is which."""
+"""Pictures of numbers from 0 to 1, with a bar that says which color is which."""
 
 import cv2
 import numpy as np
@@ -9,10 +9,10 @@ _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 
 def heatmap(values: np.ndarray, least: str, most: str) -> np.ndarray:
-    """Numbers as colours of the map viridis, and below them a bar that explains it.
+    """Numbers as colors of the map viridis, and below them a bar that explains it.
 
     Viridis gets lighter by even steps from 0 to 1, so it can be read without seeing
-    colours, and on grey paper.
+    colors, and on gray paper.
 
     Args:
         values: [H, W], in 0..1.

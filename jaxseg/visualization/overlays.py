@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxseg.utils.files import atomic_path
+from jaxseg.utils.rounding import divide_up
 
 VOID = 255
 VOID_COLOR = (224, 224, 192)  # PASCAL VOC's
@@ -25,14 +26,14 @@ _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 
 def index_png(path: str | os.PathLike, prediction: np.ndarray, palette: Palette):
-    """Writes class numbers as a PNG with palette: numbers to read, colours to see.
+    """Writes class numbers as a PNG with palette: numbers to read, colors to see.
 
     The file appears whole or not at all: it is written aside, then renamed.
 
     Args:
         path: of the file; its folder must exist.
         prediction: `[H, W]`, classes in 0..K-1 or 255 for void.
-        palette: K RGB colours.
+        palette: K RGB colors.
 
     Raises:
         ValueError: for numbers that are neither.
@@ -55,7 +56,7 @@ def index_png_rows(
     Args:
         path: of the file; its folder must exist.
         size: height and width.
-        palette: K RGB colours.
+        palette: K RGB colors.
 
     Yields:
         A function that takes rows `[h, W]`, from the top to the bottom.
@@ -85,11 +86,11 @@ def write_png(path: str | os.PathLike, picture: np.ndarray):
 
 
 def colorize(prediction: np.ndarray, palette: Palette) -> np.ndarray:
-    """Class numbers to colours.
+    """Class numbers to colors.
 
     Args:
         prediction: `[H, W]`, classes in 0..K-1 or 255, which becomes `VOID_COLOR`.
-        palette: K RGB colours.
+        palette: K RGB colors.
 
     Returns:
         uint8 `[H, W, 3]`.
@@ -103,16 +104,16 @@ def colorize(prediction: np.ndarray, palette: Palette) -> np.ndarray:
 def overlay(
     image: np.ndarray, prediction: np.ndarray, palette: Palette, alpha: float = 0.5
 ) -> np.ndarray:
-    """The image tinted with the colours of the classes.
+    """The image tinted with the colors of the classes.
 
-        (1 - alpha) image + alpha colour;   the image itself where void
+        (1 - alpha) image + alpha color;   the image itself where void
 
     Args:
-        image: uint8 `[H, W, C]`; one channel is shown grey, of four or more the first
+        image: uint8 `[H, W, C]`; one channel is shown gray, of four or more the first
             three.
         prediction: `[H, W]`, classes in 0..K-1 or 255.
-        palette: K RGB colours.
-        alpha: opacity of the colours, in [0, 1].
+        palette: K RGB colors.
+        alpha: opacity of the colors, in [0, 1].
 
     Returns:
         uint8 `[H, W, 3]`.
@@ -147,9 +148,9 @@ def overlay_with_legend(
     Args:
         image: uint8 `[H, W, C]`.
         prediction: `[H, W]`, classes in 0..K-1 or 255.
-        palette: K RGB colours.
+        palette: K RGB colors.
         class_names: K names.
-        alpha: opacity of the colours, in [0, 1].
+        alpha: opacity of the colors, in [0, 1].
 
     Returns:
         uint8 `[H', W', 3]`, H' >= H, W' > W.
@@ -176,7 +177,7 @@ def validation_panel(
         truths: `[H, W]` each, classes in 0..K-1 or 255 for void.
         predictions: `[H, W]` each, of the size of their truths. They are shown under
             void as well: what a network makes of it is worth seeing.
-        palette: K RGB colours.
+        palette: K RGB colors.
         class_names: K names; a legend on the right has those in sight.
         max_width: width in pixels above which a sample is shown smaller.
 
@@ -235,13 +236,13 @@ def _checked(classes, num_classes):
     if not known.all():
         raise ValueError(
             f"class number {classes[~known][0]} is neither below the {num_classes} "
-            f"colours of the palette nor {VOID} (void)"
+            f"colors of the palette nor {VOID} (void)"
         )
     return classes.astype(np.uint8)
 
 
 def _table(palette):
-    """uint8 [256, 3] with the void colour at 255 and black where no class is."""
+    """uint8 [256, 3] with the void color at 255 and black where no class is."""
     table = np.zeros((256, 3), np.uint8)
     table[VOID] = VOID_COLOR
     table[: len(palette)] = palette
@@ -274,7 +275,7 @@ def _legend(maps, palette, class_names, height):
     column = max(_width(name) for name, _ in entries) + _LINE + _SPACE
     sheet = Image.new(
         "RGB",
-        (-(-len(entries) // lines) * column, min(lines, len(entries)) * _LINE),
+        (divide_up(len(entries), lines) * column, min(lines, len(entries)) * _LINE),
         _PAPER,
     )
     draw = ImageDraw.Draw(sheet)

@@ -33,7 +33,7 @@ MOST_POINTS = 2000
 """Of a curve; of a longer record every so many lines are left out."""
 
 RIGHT, WRONG, HATCH = 255, 0, (150, 225)
-"""Lightness in the error map; void is hatched in two greys."""
+"""Lightness in the error map; void is hatched in two grays."""
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,13 @@ def _classes(confusion, metadata, boundary):
     return [
         {
             "name": name,
-            "colour": _hex(colour),
+            "color": _hex(color),
             "iou": _number(scores["iou"][name]),
             "accuracy": _number(scores["accuracy"][name]),
             "share": float(part),
             **({} if boundary is None else {"boundary": _number(boundary[name])}),
         }
-        for name, colour, part in zip(names, metadata.palette, share)
+        for name, color, part in zip(names, metadata.palette, share)
     ]
 
 
@@ -258,7 +258,7 @@ def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
     Returns:
         uint8 `[H, W]`: white where it is right, black where it is wrong, hatched in
-        greys where the truth is void.
+        grays where the truth is void.
     """
     rows, columns = np.indices(truth.shape)
     hatch = np.where((rows + columns) // 3 % 2, *HATCH)
@@ -273,8 +273,8 @@ def _uri(picture, kind):
     return f"data:image/{kind.lower()};base64,{coded}"
 
 
-def _hex(colour):
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _hex(color):
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _number(value):

@@ -2,7 +2,7 @@
 
 The nets see BGR. Their first kernels are reversed, so that ours see RGB.
 
-Two things are not in a file. BVLC's AlexNet has CaffeNet's tensors, but normalises
+Two things are not in a file. BVLC's AlexNet has CaffeNet's tensors, but normalizes
 before its poolings, and ours after. And SegNet's BatchNorm is a scale and a shift, those
 of inference only if the authors' compute_bn_statistics.py wrote the file.
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.models.encoders.vgg import DEPTHS
 from jaxseg.models.layers import batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.ops.image_normalization import Normalization
@@ -46,9 +47,6 @@ RAW = _minus(0.0, 0.0, 0.0)
 """SegNet's nets take pixels as they are."""
 
 DEEPLAB = _minus(122.675, 116.669, 104.008)
-
-DEPTHS = (2, 2, 3, 3, 3)
-"""Convolutions in the stages of VGG16, and of SegNet."""
 
 VGG16 = {
     f"stage{stage}/conv{i}": f"conv{stage}_{i}"

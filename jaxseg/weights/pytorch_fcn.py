@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxseg.models.encoders.vgg import DEPTHS
 from jaxseg.models.upsamplers import bilinear_init
 from jaxseg.weights.mapping import CAFFE, Mapping, Source, WeightsError, conv, conv_bgr
 from jaxseg.weights.torch_modules import find_by_module
@@ -19,7 +20,7 @@ from jaxseg.weights.torch_modules import find_by_module
 MODULES = {
     **{
         f"encoder/stage{stage}/conv{i}": f"conv{stage}_{i}"
-        for stage, depth in enumerate((2, 2, 3, 3, 3), start=1)
+        for stage, depth in enumerate(DEPTHS, start=1)
         for i in range(1, depth + 1)
     },
     "neck/block/fc6": "fc6",

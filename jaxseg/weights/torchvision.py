@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.models.encoders.mobilenet_v2 import DEPTHS
+from jaxseg.models.encoders import resnet, vgg
+from jaxseg.models.encoders.mobilenet_v2 import DEPTHS as MOBILENET_DEPTHS
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.weights.layer_map import DENSE_AS_CONVOLUTIONS, FIXED_ENCODERS, SUBSAMPLED
 from jaxseg.weights.mapping import IMAGENET, Mapping, Source
@@ -21,7 +22,7 @@ from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
 HALVES = Normalization((127.5,) * 3, (127.5,) * 3)
 """To -1..1: what GoogLeNet's weights, which came from TensorFlow, were trained with.
 
-torchvision's `transform_input` turns its usual normalisation into this one inside the
+torchvision's `transform_input` turns its usual normalization into this one inside the
 network, where the file does not tell of it.
 """
 
@@ -64,7 +65,7 @@ def _alexnet() -> Net:
 
 def _vgg(name: str, *, norm: bool) -> Net:
     encoder, index = {}, 0
-    for stage, depth in enumerate((2, 2, 3, 3, 3), start=1):
+    for stage, depth in enumerate(vgg.DEPTHS, start=1):
         for i in range(1, depth + 1):
             encoder[f"stage{stage}/conv{i}"] = f"features.{index}"
             if norm:
@@ -121,12 +122,7 @@ def resnet_modules(depths: tuple[int, ...]) -> dict[str, str]:
     return modules
 
 
-RESNETS = {
-    "resnet18": resnet_modules((2, 2, 2, 2)),
-    "resnet34": resnet_modules((3, 4, 6, 3)),
-    "resnet50": resnet_modules((3, 4, 6, 3)),
-    "resnet101": resnet_modules((3, 4, 23, 3)),
-}
+RESNETS = {name: resnet_modules(depths) for name, depths in resnet.DEPTHS.items()}
 
 
 def _resnet(name: str) -> Net:
@@ -143,7 +139,7 @@ def _mobilenet_v2() -> Net:
     first = {"depthwise/conv": "0.0", "depthwise/bn": "0.1"}
     first |= {"project/conv": "1", "project/bn": "2"}
     index = 1
-    for stage, depth in enumerate(DEPTHS, start=1):
+    for stage, depth in enumerate(MOBILENET_DEPTHS, start=1):
         for i in range(1, depth + 1):
             inside = first if stage == 1 else expanded
             theirs = f"features.{index}.conv."

@@ -16,8 +16,10 @@ from jaxseg.models import (
     list_upsamplers,
 )
 from jaxseg.models.blocks import BLOCKS, ConvBlock
+from jaxseg.models.components import max_pooling_encoders
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.skips import SKIPS, Concat
 from jaxseg.models.upsamplers import UPSAMPLERS, Bilinear, Transposed
 from jaxseg.ops.pooling import max_pool_argmax
@@ -54,6 +56,10 @@ MAX_POOLING = {
 
 def test_every_encoder_is_in_the_grid():
     assert NARROW.keys() == set(list_encoders())
+
+
+def test_the_encoders_that_can_unpool_are_found():
+    assert set(max_pooling_encoders()) == MAX_POOLING
 
 
 @lru_cache
@@ -188,8 +194,7 @@ class Doubled(nn.Module):
     """An upsampler of somebody else's."""
 
     features: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
+    options: LayerOptions
 
     def __call__(self, x, places, size):
         del places
@@ -250,13 +255,13 @@ def test_the_image_can_be_a_level_without_a_skip():
         (dict(skip="sums"), "did you mean 'sum'. Known: concat, gated, none, sum"),
         (dict(upsampler="x"), "Unknown upsampler 'x'. Known: bilinear, "),
         (dict(block="residul"), "did you mean 'residual'"),
-        (dict(widths=(4, 4)), "climbs to 5 and takes 5 positive widths"),
+        (dict(widths=(4, 4)), "needs 5 positive widths"),
         (dict(widths=(4, 4, 4, 4, 0)), "5 positive widths"),
-        (dict(image_level=True), "finest level has it already"),
-        (dict(encoder="resnet18", upsampler="unpool"), "reaches stride 8, 16, 32"),
+        (dict(image_level=True), "already has one"),
+        (dict(encoder="resnet18", upsampler="unpool"), "not at stride 8, 16, 32"),
         (
             dict(upsampler="transposed", upsampler_kwargs=dict(strides=4)),
-            "grows maps 4 times, .* differ by factors of 2. Give",
+            "enlarges maps 4 times, .* differ by factors of 2. Set",
         ),
         (dict(skip_kwargs=dict(scales=1)), "The skip cannot be built: .*scales"),
         (dict(encoder_kwargs=dict(remat=True)), "which the whole network shares"),
@@ -282,3 +287,46 @@ def test_parts_may_come_from_json_where_tuples_are_lists():
         widths=(2, 2),
     )
     assert hash(model.encoder) == hash(same.encoder)
+
+
+class Deepest(nn.Module):
+    """A decoder that ignores all levels but the deepest."""
+
+    channels: int
+    options: LayerOptions = LayerOptions()
+
+    @nn.compact
+    def __call__(self, features, *, train):
+        del train
+        return nn.Conv(self.channels, (1, 1))(features.maps[-1])
+
+
+def test_a_decoder_and_a_head_of_ones_own():
+    """They are called with the encoder's levels and the classes, and replace ours."""
+    seen = []
+
+    def decoder(features, options, factor):
+        seen.append(features.strides)
+        return Deepest(factor * features.maps[-1].shape[-1], options)
+
+    model = create_model(
+        "encoder_decoder",
+        5,
+        encoder="resnet18",
+        decoder=decoder,
+        decoder_kwargs={"factor": 3},
+        head=lambda num_classes, options: nn.Conv(num_classes, (1, 1), use_bias=False),
+        **_parts("resnet18"),
+    )
+    image = jnp.zeros((1, 33, 47, 3))
+    logits, variables = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), image, train=False)
+    )
+    assert logits.shape == (1, 33, 47, 5)
+    assert seen == [(2, 4, 8, 16, 32)]
+    deepest = _levels("resnet18").maps[-1].shape[-1]
+    params = variables["params"]
+    assert params["decoder"]["Conv_0"]["kernel"].shape == (1, 1, deepest, 3 * deepest)
+    assert params["head"].keys() == {"kernel"}
+    with pytest.raises(ValueError, match="Unknown decoder 'fpn'"):
+        create_model("encoder_decoder", 5, encoder="segnet_basic", decoder="fpn")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models.layers import ConvTranspose
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.upsamplers import (
     UPSAMPLERS,
     Bilinear,
@@ -132,7 +133,7 @@ def test_unpooling_projects_to_the_channels_of_the_places(x):
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_every_upsampler_is_called_alike(x, name):
     _, places = max_pool_argmax(jnp.ones((2, 7, 9, 3)))
-    module = UPSAMPLERS[name](features=3, dtype=jnp.bfloat16, param_dtype=jnp.float32)
+    module = UPSAMPLERS[name](features=3, options=LayerOptions("bfloat16"))
     y, variables = _run(module, x.astype(jnp.bfloat16), places, (7, 9))
     assert y.shape == (2, 7, 9, 3) and y.dtype == jnp.bfloat16
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables))

@@ -14,12 +14,12 @@ import zlib
 from pathlib import Path
 from unittest import mock
 
-from configs import default
+from jaxseg.training import default_config
 
 
 def get_config():
     """Ten steps of a very small network on twelve images, four at a time."""
-    config = default.get_config()
+    config = default_config()
     config.model.kwargs = {"width": 2, "depths": (1, 1, 1), "dropout": 0.5}
     config.data.options = {
         "image_size": (16, 24),

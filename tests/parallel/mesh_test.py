@@ -24,8 +24,8 @@ def test_the_rest_of_the_devices(data, space, shape):
         ({"space": 3}, "which must divide"),
         ({"data": 0}, "does not fit the 4 devices"),
         ({"data": -1, "space": -1}, "only one of them"),
-        ({"backend": "pmap", "space": 2}, "space needs parallel.backend=jit"),
-        ({"backend": "shard_map", "fsdp": True}, "fsdp needs parallel.backend=jit"),
+        ({"backend": "pmap", "space": 2}, "space needs backend=jit"),
+        ({"backend": "shard_map", "fsdp": True}, "fsdp needs backend=jit"),
     ],
 )
 def test_meshes_that_cannot_be(arguments, message):
@@ -34,9 +34,9 @@ def test_meshes_that_cannot_be(arguments, message):
 
 
 def test_batches_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"train.batch_size=6 .* take 4 or 8"):
-        create_parallel("jit", 4).check_batch(6, "train.batch_size")
-    create_parallel("jit", 2, 2).check_batch(6, "train.batch_size")
+    with pytest.raises(ValueError, match=r"batch_size=6 .* use 4 or 8"):
+        create_parallel("jit", 4).check_batch(6)
+    create_parallel("jit", 2, 2).check_batch(6)
 
 
 def test_fsdp_splits_the_longest_axis_that_divides():

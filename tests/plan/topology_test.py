@@ -30,7 +30,7 @@ def test_figures_are_those_of_the_data_sheets():
     [
         ("v5e:1x1", 0, 0),
         ("v5e:2x2", 2, 2),
-        ("v5e:4x4", 2, 6),  # a corner has two neighbours; 3 + 3 to the opposite one
+        ("v5e:4x4", 2, 6),  # a corner has two neighbors; 3 + 3 to the opposite one
         ("v5e:8x16", 3, 15),  # rings along the second axis: 7 + 8
         ("v5e:16x16", 4, 16),  # rings along both
         ("v5p:2x2x4", 3, 5),  # no rings but of whole cubes

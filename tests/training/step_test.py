@@ -15,6 +15,7 @@ from jaxseg.models import create_model
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.freezing import frozen_layers
 from jaxseg.models.layers import batch_norm, run_stage
+from jaxseg.models.options import LayerOptions
 from jaxseg.models.outputs import apply_in_training
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import BACKENDS, create_parallel
@@ -255,7 +256,7 @@ class _TwoBlocks(nn.Module):
 
     @nn.compact
     def __call__(self, image, *, train):
-        block = partial(ConvBlock, axis_name=self.axis_name)
+        block = partial(ConvBlock, options=LayerOptions(axis_name=self.axis_name))
         first = block((4, 4), norm=self.norm, name="encoder")
         x = run_stage(first, image, train=train, remat=self.remat)
         return block((3,), activation=None, name="decoder")(x, train=train)

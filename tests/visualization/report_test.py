@@ -161,7 +161,7 @@ def test_scores_of_classes(page):
     road, other, never = data["classes"]
     assert road == {
         "name": "road",
-        "colour": "#804080",
+        "color": "#804080",
         "iou": 3 / 5,
         "accuracy": 3 / 4,
         "share": 4 / 7,
@@ -211,7 +211,7 @@ def test_pictures_are_what_they_say(page):
     assert names == ["road", HOSTILE, "void"]
 
 
-def test_large_and_grey_images_are_shown_smaller(page):
+def test_large_and_gray_images_are_shown_smaller(page):
     large = np.zeros((700, 1400), np.uint8)
     example = report.Example("best", "a", 1.0, large[..., None], large, large)
     shown = report._example(example, METADATA)

@@ -1,18 +1,19 @@
-"""MobileNetV2: inverted residuals, wide inside and narrow where they meet.
+"""MobileNetV2: inverted residuals, wide inside and narrow at their ends.
 
 Source: Sandler et al., https://arxiv.org/abs/1801.04381; torchvision's geometry.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxseg.models.encoders.features import Features
 from jaxseg.models.encoders.geometry import ConvNorm, Stage
-from jaxseg.models.layers import Dtype, batch_norm, run_stage
+from jaxseg.models.layers import batch_norm, run_stage
+from jaxseg.models.options import LayerOptions
 
 EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 DEPTHS = (1, 2, 3, 4, 3, 3, 1)
@@ -25,32 +26,21 @@ class MobileNetV2(nn.Module):
     Attributes:
         widths: channels of the first convolution, of the seven stages and of the last
             convolution.
-        norm: makes the normalisation after each convolution.
-        remat: compute each stage's activations again for the gradient.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        norm: class or function that makes the normalization after each convolution.
+        options: see `LayerOptions`.
     """
 
     widths: tuple[int, ...] = (32, 16, 24, 32, 64, 96, 160, 320, 1280)
     norm: Callable[..., nn.Module] = batch_norm
-    remat: bool = False
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 2, 4, 8, 16 and 32."""
-        layers = dict(
-            norm=self.norm,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            axis_name=self.axis_name,
-        )
+        layers: dict[str, Any] = dict(norm=self.norm, options=self.options)
         first, *widths, last = self.widths
         stem = ConvNorm(first, 3, 2, activation=nn.relu6, **layers, name="stem")
-        x = run_stage(stem, image, train=train, remat=self.remat)
+        x = run_stage(stem, image, train=train, remat=self.options.remat)
         maps = []
         plan = zip(widths, EXPANSIONS, DEPTHS, STRIDES, strict=True)
         for i, (width, expansion, depth, strides) in enumerate(plan, start=1):
@@ -59,34 +49,29 @@ class MobileNetV2(nn.Module):
             block = partial(InvertedResidual, width, expansion, **layers)
             blocks = (partial(block, strides=strides),) + (block,) * (depth - 1)
             stage = Stage(blocks, name=f"stage{i}")
-            x = run_stage(stage, x, train=train, remat=self.remat)
+            x = run_stage(stage, x, train=train, remat=self.options.remat)
         head = ConvNorm(last, 1, activation=nn.relu6, **layers, name="last")
-        x = run_stage(head, x, train=train, remat=self.remat)
-        nothing = (None,) * 5
-        return Features((*maps, x), nothing, nothing, (2, 4, 8, 16, 32))
+        x = run_stage(head, x, train=train, remat=self.options.remat)
+        return Features.without_pooling((*maps, x), (2, 4, 8, 16, 32))
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; added to the input if it fits.
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; a shortcut if sizes are equal.
 
     Attributes:
-        width: channels at the end.
-        expansion: channels inside, in multiples of those that enter; 1 for no
-            expanding convolution.
+        width: channels of the result.
+        expansion: channels inside, as a multiple of those of the input; 1 for no
+            expansion.
         strides: of the depthwise convolution.
-        norm: makes the normalisation after each convolution.
-        dtype: of the computation.
-        param_dtype: of the parameters.
-        axis_name: mapped axis for cross-replica statistics, under pmap or shard_map.
+        norm: class or function that makes the normalization after each convolution.
+        options: see `LayerOptions`.
     """
 
     width: int
     expansion: int
     strides: int = 1
     norm: Callable[..., nn.Module] = batch_norm
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -97,9 +82,7 @@ class InvertedResidual(nn.Module):
                 features,
                 kernel,
                 norm=self.norm,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                axis_name=self.axis_name,
+                options=self.options,
                 name=name,
                 **kwargs,
             )

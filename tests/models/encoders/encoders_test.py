@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models.encoders import ENCODERS
+from jaxseg.models.options import LayerOptions
 from jaxseg.ops.pooling import places_to_indices
 
 RESNET = dict(width=4, depths=(1, 2, 1, 1))
@@ -44,7 +45,7 @@ def test_every_encoder_is_tested():
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("size", [(33, 47), (64, 96), (1, 35)])
 def test_every_level_rounds_up(name, size):
-    encoder = ENCODERS[name](**NARROW[name], dtype=jnp.bfloat16)
+    encoder = _build(name, dtype=jnp.bfloat16)
     features, variables = jax.eval_shape(
         lambda: encoder.init_with_output(
             jax.random.key(0), jnp.zeros((2, *size, 3)), train=False
@@ -69,8 +70,8 @@ def test_every_level_rounds_up(name, size):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def _build(name, **fields):
-    return ENCODERS[name](**NARROW[name], **fields)
+def _build(name, **options):
+    return ENCODERS[name](**NARROW[name], options=LayerOptions(**options))
 
 
 def _evaluate(encoder, variables, image):

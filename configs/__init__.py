@@ -1,1 +1,0 @@
-"""Configs: each file is one result, as differences from the default config."""
