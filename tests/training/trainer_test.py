@@ -472,7 +472,6 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("eval.absent", "skip", "must be exclude or zero"),
         ("loss.name", "dice", "config.loss: .*cross_entropy"),
         ("optimizer.lr_multipliers", (("x", 2.0),), "config.optimizer: .*'x'"),
-        ("model.kwargs", {"depths": (9, 9)}, "config.model: "),
         ("train.early_stopping_patience", -1, "early_stopping_patience=-1"),
     ],
 )
