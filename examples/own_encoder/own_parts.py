@@ -14,6 +14,7 @@ import numpy as np
 import jaxseg
 from jaxseg.data.datasets import Example, SegmentationBuilder
 from jaxseg.models.encoders import Features
+from jaxseg.models.layers import Conv
 from jaxseg.models.options import LayerOptions
 
 
@@ -37,12 +38,11 @@ class Strided(nn.Module):
         x, maps = image, []
         for level in range(self.levels):
             width = self.width * 2**level
-            x = nn.Conv(width, (3, 3), strides=2, **self.options.dtypes)(x)
+            x = Conv(width, (3, 3), strides=2, **self.options.dtypes)(x)
             x = nn.relu(nn.BatchNorm(not train, **self.options.norm_kwargs)(x))
             maps.append(x)
-        nothing = (None,) * self.levels  # no max pooling, so nothing to unpool with
         strides = tuple(2 ** (level + 1) for level in range(self.levels))
-        return Features(tuple(maps), nothing, nothing, strides)
+        return Features.without_pooling(maps, strides)
 
 
 @jaxseg.register("loss", "focal")
@@ -60,7 +60,9 @@ def focal(
         The sum over the pixels that are not void, and their number.
     """
     valid = label != 255
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    # Void pixels must not change the gradient, whatever their logits are.
+    logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+    log_p = jax.nn.log_softmax(logits)
     target = jax.nn.one_hot(label, logits.shape[-1])  # 0 for void
     log_p = jnp.sum(target * log_p, axis=-1)
     loss = -((1 - jnp.exp(log_p)) ** gamma) * log_p
