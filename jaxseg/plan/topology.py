@@ -104,7 +104,9 @@ class Topology:
             ValueError: for a CPU, which has none.
         """
         if self.chip is None:
-            raise ValueError(f"topology {self.name} has no data sheet; use a TPU slice.")
+            raise ValueError(
+                f"topology {self.name} has no data sheet; use a TPU slice."
+            )
         return self.chip
 
     @cached_property
