@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from jaxseg.training.metric_writer import MetricWriter
+from jaxseg.training.metric_writer import MetricWriter, read_metrics
 
 
 def _lines(workdir):
@@ -40,3 +40,9 @@ def test_plain_lines_say_how_far_and_how_fast(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "step 5/10" in out and "loss 0.5" in out and "images_per_second" in out
     assert "left 0:00" in out
+
+
+def test_a_log_that_ends_in_the_middle_of_a_line_is_read_up_to_it(tmp_path):
+    assert read_metrics(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2}]

@@ -106,7 +106,7 @@ def test_write_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bad", [3, 254, -1, 300])
 def test_numbers_without_color_are_refused(bad):
-    with pytest.raises(ValueError, match=f"number {bad} .* 3 colors"):
+    with pytest.raises(ValueError, match=f"value {bad} .* 3 colors"):
         colorize(np.array([[0, bad]]), PALETTE)
 
 
@@ -132,7 +132,7 @@ def test_overlay_of_other_channels(channels):
 
 def test_overlay_of_another_size_is_refused():
     image, classes = sample()
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         overlay(image[1:], classes, PALETTE)
 
 
@@ -208,5 +208,5 @@ def test_panel_refuses_what_does_not_fit():
         validation_panel([image], [truth] * 2, [truth], PALETTE, NAMES)
     with pytest.raises(ValueError, match="0 images"):
         validation_panel([], [], [], PALETTE, NAMES)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         validation_panel([image], [truth], [truth[1:]], PALETTE, NAMES)
