@@ -34,6 +34,8 @@ from jaxseg.ops.image_normalization import Normalization
 from jaxseg.utils.files import write_atomically
 from jaxseg.utils.trees import flatten, replace_leaves
 from jaxseg.weights import importer
+from jaxseg.weights.mapping import WeightsError
+from jaxseg.weights.surgery import transfer
 
 METADATA = "metadata.json"
 
@@ -113,7 +115,8 @@ def save(
     if (workdir / METADATA).exists() or (workdir / "checkpoints").exists():
         raise ValueError(f"{workdir} holds a run already; give another folder.")
     if not isinstance(normalization, Normalization):
-        normalization = Normalization(**normalization)
+        mean, std = normalization["mean"], normalization["std"]
+        normalization = Normalization(tuple(mean), tuple(std))
     colors = distinct_palette(num_classes) if palette is None else palette
     names = map(str, range(num_classes)) if class_names is None else class_names
     metadata = RunMetadata(
@@ -159,8 +162,7 @@ class PretrainedWeights:
         Raises:
             ValueError: if `head` is neither "keep" nor "new".
         """
-        if head not in ("keep", "new"):
-            raise ValueError(f'head={head!r}; it must be "keep" or "new".')
+        importer.check_head(head)
         self.path = Path(path)
         self._model = model
         self._head = head
@@ -194,11 +196,8 @@ class PretrainedWeights:
                 common to both.
             NormalizationMismatchError: if the normalizations differ.
         """
-        target = flatten(variables)
-        found, unused = self._read(variables, target)
-        # In the same order in all processes, which place the arrays together.
-        common = [name for name in target if name in found]
-        if not common:
+        found, missing, unused = self._read(variables)
+        if not found:
             raise ValueError(f"{self.path} has no parameter of this model's names.")
         if self.normalization != normalization:
             raise NormalizationMismatchError(
@@ -206,31 +205,34 @@ class PretrainedWeights:
                 f"{normalization}."
             )
         # From the host: what lies on one device cannot go to another process's.
+        target = flatten(variables)
+        # In the same order in all processes, which place the arrays together.
         placed = {
-            name: jax.device_put(np.asarray(found[name]), target[name].sharding)
-            for name in common
+            name: jax.device_put(np.asarray(found[name]), leaf.sharding)
+            for name, leaf in target.items()
+            if name in found
         }
-        missing = sorted(target.keys() - found.keys())
-        return replace_leaves(variables, placed), tuple(missing), tuple(unused)
+        return replace_leaves(variables, placed), missing, unused
 
     def _read(
-        self, variables: Variables, target: dict[str, Any]
-    ) -> tuple[dict[str, Any], Sequence[str]]:
-        """Arrays by name, and the names of those that have no place."""
+        self, variables: Variables
+    ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+        """Arrays by name, names of missing variables, and names of unused arrays."""
         if not self.path.is_dir():
             converted = self._fitted.convert(variables, head=self._head)
-            return converted.variables, converted.dropped
+            return converted.variables, converted.new, converted.dropped
         _, stored, _ = load(self.path)
-        found = flatten(stored)
-        replaced = (
-            importer.class_dependent(self._model)
-            if self._head == "new"
-            else frozenset()
-        )
-        unused = sorted((found.keys() - target.keys()) | (found.keys() & replaced))
-        found = {name: found[name] for name in found.keys() - replaced}
-        _check_shapes(self.path, found, target)
-        return found, unused
+        new = importer.class_dependent(self._model) if self._head == "new" else ()
+        try:
+            result = transfer(stored, variables, tuple(new))
+        except WeightsError as error:
+            raise WeightsError(
+                f"{self.path} does not fit this model: {error}"
+            ) from error
+        found = flatten(result.variables)
+        for name in result.new:
+            del found[name]
+        return found, result.new, result.dropped
 
 
 def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int:
@@ -327,16 +329,6 @@ def _check_variables(state: Variables, metadata: RunMetadata) -> None:
     if wrong:
         raise ValueError(
             f"These are not the variables of {metadata.model_name}: "
-            f"{', '.join(wrong[:6])} are in one of them alone."
+            f"only one of them has {', '.join(wrong[:6])}."
         )
-    _check_shapes("what is saved", given, wanted)
-
-
-def _check_shapes(path: str | os.PathLike, found: Variables, target: Variables) -> None:
-    wrong = [
-        f"{name}: {found[name].shape} there, {leaf.shape} here"
-        for name, leaf in target.items()
-        if name in found and found[name].shape != leaf.shape
-    ]
-    if wrong:
-        raise ValueError(f"{path} does not fit this model. {'; '.join(wrong[:6])}.")
+    transfer(state, like)  # raises an error for a wrong shape
