@@ -41,7 +41,7 @@ def test_transposed_starts_as_bilinear_interpolation(
     module = Transposed(kernel=kernel, strides=strides, per_channel=per_channel)
     y, variables = _run(module, x, None, size)
     expected = resize_bilinear(x, size)
-    # An odd kernel's middle is a cell, half a cell away from half-pixel centres.
+    # An odd kernel's middle is a cell, half a cell away from half-pixel centers.
     if strides % 2 == kernel % 2:
         inside = slice(places, -places)
         np.testing.assert_allclose(
@@ -115,8 +115,8 @@ def test_bilinear_has_both_conventions():
     x = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
     corners = Bilinear(align_corners=True).apply({}, x, None, (1, 3))
     np.testing.assert_allclose(corners.ravel(), [0, 0.5, 1])
-    centres = Bilinear().apply({}, x, None, (1, 4))
-    np.testing.assert_allclose(centres.ravel(), [0, 0.25, 0.75, 1])
+    centers = Bilinear().apply({}, x, None, (1, 4))
+    np.testing.assert_allclose(centers.ravel(), [0, 0.25, 0.75, 1])
 
 
 def test_unpooling_projects_to_the_channels_of_the_places(x):
