@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxseg.ops.image_normalization import Normalization
+from jaxseg.utils.files import PREPARED_DIR
 
 FORMAT_VERSION = 2
 """Of `to_json`. Version 1, without a number, is what jaxseg 0.1 wrote."""
@@ -13,7 +14,7 @@ FORMAT_VERSION = 2
 FOLDER_DATASET = {
     "dataset": "folder",
     "root": "",
-    "prepared_dir": "~/.cache/jaxseg/data",
+    "prepared_dir": PREPARED_DIR,
 }
 """The data of a network that was not trained by jaxseg: a folder yet to be named."""
 

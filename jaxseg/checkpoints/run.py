@@ -196,7 +196,8 @@ class PretrainedWeights:
         """
         target = flatten(variables)
         found, unused = self._read(variables, target)
-        common = found.keys() & target.keys()
+        # In the same order in all processes, which place the arrays together.
+        common = [name for name in target if name in found]
         if not common:
             raise ValueError(f"{self.path} has no parameter of this model's names.")
         if self.normalization != normalization:
@@ -209,7 +210,7 @@ class PretrainedWeights:
             name: jax.device_put(np.asarray(found[name]), target[name].sharding)
             for name in common
         }
-        missing = sorted(target.keys() - common)
+        missing = sorted(target.keys() - found.keys())
         return replace_leaves(variables, placed), tuple(missing), tuple(unused)
 
     def _read(

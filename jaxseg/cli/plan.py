@@ -120,7 +120,7 @@ def run(args) -> int:
         memory=args.memory and round(args.memory * GIB),
         slices=[parse_topology(name) for name in args.slices],
         compilations=0 if args.no_search else args.compilations,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        report_progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(format_plan(plan))
     if args.output is not None:

@@ -134,17 +134,17 @@ def _examples(source, predictions, images):
     import numpy as np
     from PIL import Image
 
-    from jaxseg.visualization.report import Example, choose
+    from jaxseg.visualization.report import Example, choose_examples
 
     miou = images.miou()
-    for kind, place in choose(images):
-        record = source[int(images.index[place])]
+    for kind, number in choose_examples(images):
+        record = source[int(images.index[number])]
         with Image.open(predictions / f"{record['name']}.png") as picture:
             prediction = np.asarray(picture)
         yield Example(
             kind,
             record["name"],
-            float(miou[place]),
+            float(miou[number]),
             record["image"],
             record["label"],
             prediction,

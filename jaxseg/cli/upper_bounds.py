@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from jaxseg.cli.common import add_command, check_writable, json_object, without_nan
+from jaxseg.utils.files import PREPARED_DIR
 
 
 def add(commands):
@@ -43,7 +44,7 @@ def add(commands):
     )
     parser.add_argument(
         "--prepared-dir",
-        default="~/.cache/jaxseg/data",
+        default=PREPARED_DIR,
         metavar="DIR",
         help="folder for prepared data (default: %(default)s, as in training)",
     )

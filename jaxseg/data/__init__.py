@@ -1,4 +1,4 @@
-"""Data: prepared once, read at random, augmented on the host, uint8 to the device."""
+"""Data sets: prepared once, read in any order, augmented on the host as uint8."""
 
 from jaxseg.data import balance, datasets, transforms
 from jaxseg.data.balance import pixel_counts

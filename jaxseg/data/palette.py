@@ -1,20 +1,28 @@
-"""Colours of classes: the data sets' own, and distinct ones for any number."""
+"""Colors of classes: those of known data sets, and distinct ones for any number."""
 
 import functools
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxseg.utils.names import suggest_name
 
 Palette = tuple[tuple[int, int, int], ...]
 
 _TAKEN = ((0, 0, 0), (255, 255, 255), (224, 224, 192))
-"""Ink, paper and the colour of void in pictures: those of classes keep off them."""
+"""Black, white and the color of void in pictures, which class colors must avoid."""
 
 _LEVELS = 20
-"""Of each channel, to choose from."""
+"""Number of values per channel among which distinct colors are chosen."""
 
 
-def _parse(colours: str) -> Palette:
-    return tuple(tuple(bytes.fromhex(colour)) for colour in colours.split())
+def _parse(colors: str) -> Palette:
+    return _palette(bytes.fromhex(color) for color in colors.split())
+
+
+def _palette(colors: Iterable[Iterable[int]]) -> Palette:
+    return tuple((int(r), int(g), int(b)) for r, g, b in colors)
 
 
 CAMVID = _parse(
@@ -45,87 +53,91 @@ ADE20K = _parse(
     " 00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff"
     " 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff"
 )
-"""The 150 classes of scene parsing; "road" and "skyscraper" share a colour.
+"""The 150 classes of scene parsing; "road" and "skyscraper" have the same color.
 
 Source: CSAILVision/semantic-segmentation-pytorch, `color150.mat`.
 """
 
 
-def voc_palette(num_colours: int) -> Palette:
-    """The colour map of PASCAL VOC: different colours for up to 256 classes.
+def voc_palette(num_colors: int) -> Palette:
+    """The color map of PASCAL VOC: different colors for up to 256 classes.
 
-    Bit j of the three colour channels, from the highest, is bits 3j, 3j+1 and 3j+2 of
-    the class number.
+    Bit j of the three color channels, counted from the highest, is bits 3j, 3j+1 and
+    3j+2 of the class index.
 
     Args:
-        num_colours: how many, from 0 to 256.
+        num_colors: number of colors, 0 to 256.
 
     Returns:
         RGB tuples of 0..255.
 
     Source: PASCAL VOC development kit, `VOClabelcolormap.m`.
     """
-    index = np.arange(num_colours)[:, None] >> np.arange(0, 24, 3)[None, :]
+    index = np.arange(num_colors)[:, None] >> np.arange(0, 24, 3)[None, :]
     weight = 128 >> np.arange(8)
     channels = [((index >> c & 1) * weight).sum(1) for c in range(3)]
-    return tuple(tuple(int(v) for v in colour) for colour in zip(*channels))
+    return _palette(zip(*channels))
 
 
 @functools.lru_cache
-def distinct_palette(num_colours: int) -> Palette:
-    """Colours as far apart as they look, for up to 256 classes.
+def distinct_palette(num_colors: int) -> Palette:
+    """Perceptually distinct colors for up to 256 classes.
 
-    Each is the one that is farthest, by its distance in Oklab, from black, white, the
-    colour of void and all before it. So the first colours are the same however many
-    there are, and no choice of as many is twice as far apart.
+    Each color is the one with the largest distance in Oklab from black, white, the
+    color of void and all colors before it. The first colors therefore do not depend on
+    their number, and the smallest distance is at least half of the best possible.
 
     Args:
-        num_colours: how many, from 0 to 256.
+        num_colors: number of colors, 0 to 256.
 
     Returns:
         RGB tuples of 0..255.
 
     Raises:
-        ValueError: for more.
+        ValueError: if `num_colors` is out of range.
 
     Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
     """
-    if not 0 <= num_colours <= 256:
-        raise ValueError(f"there are distinct colours for 0 to 256, not {num_colours}")
+    if not 0 <= num_colors <= 256:
+        raise ValueError(f"num_colors must be 0 to 256, not {num_colors}")
     steps = np.linspace(0, 255, _LEVELS).round().astype(int)
-    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
-    places = oklab(colours)
+    colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    points = oklab(colors)
 
-    def distance(place):
-        return np.linalg.norm(places - place, axis=1)
+    def distance(point):
+        return np.linalg.norm(points - point, axis=1)
 
-    nearest = np.min([distance(place) for place in oklab(_TAKEN)], axis=0)
+    nearest = np.min([distance(point) for point in oklab(_TAKEN)], axis=0)
     chosen = []
-    for _ in range(num_colours):
+    for _ in range(num_colors):
         chosen.append(nearest.argmax())
-        nearest = np.minimum(nearest, distance(places[chosen[-1]]))
-    return tuple(tuple(colour) for colour in colours[chosen].tolist())
+        nearest = np.minimum(nearest, distance(points[chosen[-1]]))
+    return _palette(colors[chosen])
 
 
 def named_palette(name: str, num_classes: int) -> Palette:
-    """The colours that go by a name.
+    """The palette of a name.
 
     Args:
-        name: "camvid", "cityscapes" and "ade20k", for their own classes; "voc" and
-            "distinct" for any.
-        num_classes: how many classes to colour.
+        name: "camvid", "cityscapes" or "ade20k" for the classes of these data sets,
+            "voc" or "distinct" for any classes.
+        num_classes: number of classes.
+
+    Returns:
+        RGB tuples of 0..255.
 
     Raises:
-        ValueError: for another name, or another number of classes.
+        ValueError: if the name is unknown, or the palette has another number of colors.
     """
     if name in _ANY:
         return _ANY[name](num_classes)
     if name not in _OWN:
-        raise ValueError(f"no palette {name!r}; there are {', '.join(_OWN | _ANY)}")
+        known = suggest_name(name, _OWN | _ANY)
+        raise ValueError(f"unknown palette {name!r}{known}")
     if len(_OWN[name]) != num_classes:
         raise ValueError(
-            f"palette {name!r} is for {len(_OWN[name])} classes, not {num_classes}; "
-            "'distinct' and 'voc' are for any number"
+            f"palette {name!r} is for {len(_OWN[name])} classes, not {num_classes}; use "
+            "'distinct' or 'voc', which are for any number"
         )
     return _OWN[name]
 
@@ -134,22 +146,22 @@ _OWN = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "ade20k": ADE20K}
 _ANY = {"voc": voc_palette, "distinct": distinct_palette}
 
 
-def oklab(colours) -> np.ndarray:
-    """Colours as they look: lightness, green to red, blue to yellow.
+def oklab(colors: ArrayLike) -> np.ndarray:
+    """Converts sRGB to Oklab: lightness, green to red, blue to yellow.
 
-    Equal distances look about equally large; black to white is 1.
+    Equal distances look about equally large; from black to white it is 1.
 
     Args:
-        colours: sRGB `[..., 3]` of 0..255.
+        colors: sRGB `[..., 3]` of 0..255.
 
     Returns:
         float64 `[..., 3]`.
 
     Source: Ottosson, "A perceptual color space for image processing", 2020.
     """
-    colours = np.asarray(colours) / 255
+    colors = np.asarray(colors) / 255
     linear = np.where(
-        colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4
+        colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4
     )
     return np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T
 

@@ -1,9 +1,9 @@
-"""Batches for training and evaluation on grain: shuffled, augmented, prefetched.
+"""Batches for training and evaluation, shuffled, augmented and prefetched by grain.
 
-Training sample k is a pure function of (seed, k), and a batch is the samples that come
-next, whatever the number of threads, what was read before, and how many processes share
-it (of n processes, number p holds the p-th n-th of it). So a place in the data is one
-integer.
+Training sample k is a pure function of (seed, k), and a batch is the next `batch_size`
+samples, whatever the number of threads and processes, and whatever was read before. (Of
+n processes, process p reads the p-th of n equal shards of each batch.) So the position
+in the data is one integer.
 """
 
 import inspect
@@ -17,9 +17,11 @@ import numpy as np
 from jaxseg.data import transforms
 from jaxseg.data.images import IGNORE
 from jaxseg.data.source import Source
+from jaxseg.utils.names import suggest_name
+from jaxseg.utils.rounding import round_up
 
 NUM_THREADS = 4
-BUCKET_PX = 64  # evaluation sizes of mixed data sets are rounded up to multiples of it
+BUCKET_PX = 64  # evaluation sizes of mixed data sets are rounded up to its multiples
 
 
 def train_batches(
@@ -33,31 +35,33 @@ def train_batches(
     process_count: int = 1,
     num_threads: int = NUM_THREADS,
 ) -> "TrainBatches":
-    """Endless batches, each epoch in an order of its own.
+    """Endless batches for training, in a new random order in each epoch.
 
-    Every record occurs once in an epoch, over all processes together. Epochs follow
-    each other without a break, so a batch may hold the end of one and the start of the
-    next.
+    Every record occurs once per epoch, over all processes together. Epochs follow each
+    other without a gap, so a batch may contain the end of one epoch and the start of
+    the next.
 
     Args:
-        source: where the records come from.
-        batch_size: the global one; a process yields its share.
-        seed: of order and augmentation.
+        source: the records.
+        batch_size: global batch size; each process yields its shard.
+        seed: random seed of the order and the augmentation.
         augment: keyword arguments of `transforms.augment`; None or empty for none.
-        image_size: height and width to resize to before augmentation; None to leave.
-        process_index: number of this process.
+        image_size: (height, width) to resize to before augmentation, in pixels; None
+            for the images' own size.
+        process_index: index of this process.
         process_count: number of processes.
-        num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
+        num_threads: number of threads that prefetch batches; 0 for no prefetching.
 
     Returns:
         An iterator over {"image": uint8 [b, H, W, C], "label": uint8 [b, H, W]} with
         b = batch_size / process_count.
 
     Raises:
-        ValueError: if the batch does not divide, an argument of `augment` is unknown or
-            out of range, or images of several sizes are left at those.
+        ValueError: if the batch size is not divisible by the number of processes, an
+            argument of `augment` is unknown or out of range, or the images would have
+            several sizes.
     """
-    share = _share(batch_size, process_index, process_count)
+    local_size = _local_size(batch_size, process_index, process_count)
     augment = dict(augment or {})
     _check_augment(augment)
     if augment.get("crop_px") is None and image_size is None:
@@ -72,8 +76,8 @@ def train_batches(
         image, label = transforms.augment(rng, image, label, **augment)
         return {"image": image, "label": label}
 
-    # Shares are cut after batching, and numbered before, so that neither the order
-    # nor the augmentation depends on the number of processes.
+    # Samples are numbered before they are divided among processes, so that neither the
+    # order nor the augmentation depends on the number of processes.
     samples = (
         grain.MapDataset.source(source)
         .seed(seed)
@@ -83,19 +87,19 @@ def train_batches(
     )
 
     def batches_from(next_sample: int) -> grain.MapDataset:
-        batches = samples[next_sample:].batch(share, drop_remainder=True)
+        batches = samples[next_sample:].batch(local_size, drop_remainder=True)
         return batches[process_index::process_count]
 
     return TrainBatches(batches_from, batch_size, num_threads)
 
 
 class TrainBatches:
-    """An endless iterator over batches that knows its place.
+    """An endless iterator over batches whose position can be saved and restored.
 
     Args:
-        batches_from: the batches, by number, that begin with a sample.
-        batch_size: the global one.
-        num_threads: that prepare batches ahead.
+        batches_from: from the number of a sample to the batches that begin with it.
+        batch_size: global batch size.
+        num_threads: number of threads that prefetch batches.
     """
 
     def __init__(
@@ -118,14 +122,13 @@ class TrainBatches:
         return batch
 
     def state(self) -> dict[str, int]:
-        """The number of the sample that comes next, over all epochs and processes."""
+        """The position: the number of the next sample, over all epochs and processes."""
         return {"next_sample": self._next_sample, "batch_size": self._batch_size}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Goes to the sample that `state` says comes next, at once.
+        """Continues at the position of `state`, without reading what comes before.
 
-        The batches then begin there, be they of another size than when `state` was
-        taken.
+        The batch size may differ from that of `state`.
         """
         self._next_sample = int(state["next_sample"])
         self._iterator = _read_ahead(
@@ -143,43 +146,43 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = NUM_THREADS,
 ) -> "EvalBatches":
-    """Every record once, in batches of one shape each.
+    """Batches for evaluation, with every record once; each batch has one shape.
 
-    Where all records have one size nothing is padded. Otherwise records are grouped by
-    size, rounded up to a multiple of 64, and padded at the bottom and the right to it:
-    images with their last row and column, labels with void. With `image_size` all
-    images have that size and only labels keep theirs, for scores are taken there.
-    Batches that lack records are filled with void ones, so every process gets the same
-    number of batches and every batch is full.
+    If all records have the same size, nothing is padded. Otherwise records are grouped
+    by their size, rounded up to a multiple of 64, and padded at the bottom and right:
+    images by repeating the last row and column, labels with void. With `image_size` all
+    images are resized, but labels keep their own size, at which metrics are computed.
+    Incomplete batches are filled with void records, so every process gets the same
+    number of batches, and all of them are full.
 
     Args:
-        source: where the records come from.
-        batch_size: the global one; a process yields its share.
-        image_size: height and width that images are resized to; None to leave.
-        originals: whether images come once more, padded as their labels are.
-        process_index: number of this process.
+        source: the records.
+        batch_size: global batch size; each process yields its shard.
+        image_size: (height, width) that images are resized to, in pixels; None for
+            their own size.
+        originals: whether to add the images at their own size, padded like the labels.
+        process_index: index of this process.
         process_count: number of processes.
-        num_threads: that prepare batches ahead; 0 to prepare each when it is asked for.
+        num_threads: number of threads that prefetch batches; 0 for no prefetching.
 
     Returns:
-        An iterable, again and again and with a length, over
+        An iterable with a length, which can be iterated several times, over
         {"image": uint8 [b, H, W, C], "label": uint8 [b, H', W'],
         "size": int32 [b, 2], the label's height and width before padding,
-        "index": int32 [b], the record's number or -1 for a filler,
-        and "original": uint8 [b, H', W', C] where wanted}
+        "index": int32 [b], the number of the record, or -1 for a void one,
+        and, with `originals`, "original": uint8 [b, H', W', C]}
         with b = batch_size / process_count.
 
     Raises:
-        ValueError: if the batch does not divide.
+        ValueError: if the batch size is not divisible by the number of processes.
     """
-    share = _share(batch_size, process_index, process_count)
-    mine = slice(process_index * share, (process_index + 1) * share)
+    local_size = _local_size(batch_size, process_index, process_count)
+    own = slice(process_index * local_size, (process_index + 1) * local_size)
 
     def load(batch: tuple[tuple[int, int], list[int]]) -> dict:
         bucket, indices = batch
         samples = [
-            _eval_sample(source, i, bucket, image_size, originals)
-            for i in indices[mine]
+            _eval_sample(source, i, bucket, image_size, originals) for i in indices[own]
         ]
         return {key: np.stack([s[key] for s in samples]) for key in samples[0]}
 
@@ -188,11 +191,11 @@ def eval_batches(
 
 
 class EvalBatches:
-    """The batches of a split, from the first at every `iter`; has a length.
+    """An iterable with a length over the batches of a split.
 
     Args:
-        batches: the batches by number.
-        num_threads: that prepare batches ahead.
+        batches: the batches, by number.
+        num_threads: number of threads that prefetch batches.
     """
 
     def __init__(self, batches: grain.MapDataset, num_threads: int):
@@ -213,7 +216,7 @@ def _eval_sample(
     image_size: tuple[int, int] | None,
     originals: bool,
 ) -> dict:
-    """A record, or for index -1 a void one, with its label padded to `bucket`."""
+    """A record, or a void one for index -1, with its label padded to `bucket`."""
     if index < 0:
         original = np.zeros((*bucket, source.info.channels), np.uint8)
         label, size, image = np.full(bucket, IGNORE, np.uint8), bucket, original
@@ -233,11 +236,11 @@ def _eval_sample(
 def _plan(
     sizes: list[tuple[int, int]], batch_size: int
 ) -> list[tuple[tuple[int, int], list[int]]]:
-    """The label size and the records of every batch; -1 is a filler."""
+    """The label size and the records of every batch; -1 for a void record."""
     uniform = len(set(sizes)) == 1
     groups = defaultdict(list)
     for index, size in enumerate(sizes):
-        rounded = tuple(-(-side // BUCKET_PX) * BUCKET_PX for side in size)
+        rounded = tuple(round_up(side, BUCKET_PX) for side in size)
         groups[size if uniform else rounded].append(index)
     plan = []
     for bucket, members in sorted(groups.items()):
@@ -248,7 +251,7 @@ def _plan(
 
 
 def _read_ahead(batches: grain.MapDataset, num_threads: int) -> Iterator[dict]:
-    """Iterates with as many batches in the making as there are threads."""
+    """Iterates with one batch prefetched per thread."""
     # Each thread prepares a sample of its own; OpenCV's threads would only add to them.
     cv2.setNumThreads(0)
     options = grain.ReadOptions(
@@ -257,14 +260,16 @@ def _read_ahead(batches: grain.MapDataset, num_threads: int) -> Iterator[dict]:
     return iter(batches.to_iter_dataset(options))
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> int:
+def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size {batch_size} does not divide among {process_count} "
-            f"process(es); use a multiple of {process_count}"
+            f"batch_size {batch_size} is not divisible by the number of processes; use "
+            f"a multiple of {process_count}"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} is not below {process_count}")
+        raise ValueError(
+            f"process_index is {process_index}; it must be 0 to {process_count - 1}"
+        )
     return batch_size // process_count
 
 
@@ -273,7 +278,7 @@ def _check_augment(arguments: dict) -> None:
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(
-            f"augment has no {', '.join(unknown)}; known: {', '.join(known)}"
+            f"augment has no argument {unknown[0]!r}{suggest_name(unknown[0], known)}"
         )
     image = np.zeros((2, 2, 3), np.uint8)
     transforms.augment(np.random.default_rng(0), image, image[..., 0], **arguments)
@@ -285,5 +290,5 @@ def _check_uniform(source: Source) -> None:
         raise ValueError(
             f"the images of split {source.split!r} have {len(sizes)} sizes, such as "
             f"{sizes[0]} and {sizes[-1]}, and cannot be batched; set image_size to "
-            "resize them or augment's crop_px to cut them to one"
+            "resize them, or crop_px of augment to crop them, to one size"
         )

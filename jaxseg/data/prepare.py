@@ -1,4 +1,4 @@
-"""Preparing a data set: once, atomically, and again when its source has changed."""
+"""Preparing a data set: once, atomically, and again after its source has changed."""
 
 import contextlib
 import inspect
@@ -7,13 +7,16 @@ import shutil
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxseg.data.datasets import SegmentationBuilder
 from jaxseg.utils import registry
+from jaxseg.utils.files import PREPARED_DIR
 
 if sys.platform != "win32":
     import fcntl
@@ -21,27 +24,29 @@ if sys.platform != "win32":
 META_FILE = "jaxseg.json"
 
 
-def prepare(dataset: str, *, root: str = "", prepared_dir: str, **options) -> Path:
-    """Prepares a data set unless that is done already.
+def prepare(
+    dataset: str, *, root: str = "", prepared_dir: str = PREPARED_DIR, **options: Any
+) -> Path:
+    """Prepares a data set unless it has been prepared already.
 
-    The data are written aside and moved in one step to
-    `<prepared_dir>/<dataset>/<fingerprint>`, so what is there is whole. Processes that
-    want the same data at the same time wait for each other or, where files cannot be
-    locked (Windows, some network file systems), each prepare them and the first to
-    finish wins.
+    The data are written to a temporary folder and moved in one step to
+    `<prepared_dir>/<dataset>/<fingerprint>`, so this folder is always complete.
+    Processes that need the same data at the same time wait for each other. Where files
+    cannot be locked (Windows, some network file systems), all of them prepare, and the
+    first to finish wins.
 
     Args:
-        dataset: a name of `jaxseg.register`'s kind "dataset", or a built-in one.
-        root: the source's folder; empty for a data set that draws itself.
-        prepared_dir: where prepared data are kept.
-        **options: of the builder.
+        dataset: name of a registered or built-in data set; see `jaxseg.register`.
+        root: folder of the original data; empty for a synthetic data set.
+        prepared_dir: folder of prepared data.
+        **options: further arguments of the dataset builder.
 
     Returns:
         The directory of the prepared data.
 
     Raises:
-        ValueError: on an unknown data set or option, and whatever is wrong with the
-            source, naming the file and the cure.
+        ValueError: if the data set or an option is unknown, or the original data are
+            not valid; names the file and the cure.
     """
     parent = Path(prepared_dir).expanduser() / dataset
     aside = parent / f".preparing-{uuid.uuid4().hex}"
@@ -53,7 +58,7 @@ def prepare(dataset: str, *, root: str = "", prepared_dir: str, **options) -> Pa
     with _locked(parent / ".lock") as alone:
         if directory.exists():
             return directory
-        if alone:  # whoever left these behind was killed
+        if alone:  # left by processes that were killed
             for leftover in parent.glob(".preparing-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         try:
@@ -88,21 +93,21 @@ def _create_builder(
         options = {"root": root and str(Path(root).expanduser()), **options}
     elif root:
         raise ValueError(
-            f"data set {dataset!r} draws its own images; leave the root empty instead "
-            f"of {root!r}"
+            f"data set {dataset!r} is synthetic and has no root; leave the root empty "
+            f"instead of {root!r}"
         )
     return builder(data_dir=str(data_dir), **options)
 
 
 def _build(builder: SegmentationBuilder) -> Path:
-    """Writes the records and what a reader needs to know of them; returns where."""
+    """Writes the records and their description; returns the folder."""
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     with _quiet():
         builder.download_and_prepare(download_config=config)
     written = Path(builder.data_dir)
     splits = {}
     for split, sizes in builder.sizes.items():
-        # TFDS orders records by a hash of their names, so ask them in what order.
+        # TFDS orders records by a hash of their names, so the order is read back.
         records = open_records(written, split)
         names = [records[i]["name"].decode() for i in range(len(records))]
         splits[split] = [sizes[name] for name in names]
@@ -117,17 +122,21 @@ def _build(builder: SegmentationBuilder) -> Path:
     return written
 
 
-def open_records(directory: Path, split: str):
+def open_records(directory: Path, split: str) -> Sequence[dict[str, bytes]]:
     """Opens the records of a split: {"image", "label", "name"} as stored bytes."""
     skip = tfds.decode.SkipDecoding()
+    decoders = {"image": skip, "label": skip}
     with _quiet():
         builder = tfds.builder_from_directory(directory)
-        return builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        return builder.as_data_source(
+            split,  # pyright: ignore[reportCallIssue]  # decorated by TFDS
+            decoders=decoders,
+        )
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps TFDS from logging every step and drawing bars beside the builder's own."""
+    """Disables TFDS's logging and its progress bars; the builder has its own."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
     tfds.disable_progress_bar()

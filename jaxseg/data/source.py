@@ -1,21 +1,25 @@
-"""The prepared data set as a random-access source of decoded records."""
+"""A prepared data set as a random-access source of decoded records."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jaxseg.data.images import decode_image, decode_label
 from jaxseg.data.prepare import META_FILE, open_records, prepare
+from jaxseg.utils.files import PREPARED_DIR
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is, apart from its records.
+    """Description of a data set.
 
     Attributes:
         name: of the data set.
-        class_names: by class index.
-        palette: RGB tuples of 0..255 by class index.
+        class_names: name of each class, by class index.
+        palette: RGB tuple in 0..255 of each class, by class index.
         channels: of the images, 1 or 3.
     """
 
@@ -26,15 +30,15 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, void not counted."""
+        """Number of classes, without void."""
         return len(self.class_names)
 
 
 class Source:
-    """One split of prepared data; a sequence that can be indexed from many threads.
+    """One split of prepared data: a sequence that many threads may index.
 
     `source[i]` is {"image": uint8 [H, W, C], "label": uint8 [H, W] with 255 for void,
-    "name": str}. Its order is fixed but not that of the names. Pickles as a path.
+    "name": str}. The order is fixed, but not alphabetical. Pickles as a path.
 
     Args:
         directory: of the prepared data.
@@ -43,12 +47,12 @@ class Source:
     Attributes:
         directory: of the prepared data.
         split: name of the split.
-        info: the data set's `DatasetInfo`.
-        splits: names of all its splits.
+        info: description of the data set.
+        splits: names of all splits.
         sizes: (height, width) of every record, known without decoding.
 
     Raises:
-        ValueError: if there is no such split, naming those there are.
+        ValueError: if there is no such split; names the existing ones.
     """
 
     def __init__(self, directory: str | Path, split: str):
@@ -58,7 +62,7 @@ class Source:
         self.info = DatasetInfo(
             name=meta["name"],
             class_names=tuple(meta["class_names"]),
-            palette=tuple(tuple(colour) for colour in meta["palette"]),
+            palette=tuple(tuple(color) for color in meta["palette"]),
             channels=meta["channels"],
         )
         self.splits = tuple(meta["sizes"])
@@ -73,8 +77,8 @@ class Source:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitem__(self, index: int) -> dict:
-        # The range counts negative indices from the end and bounds the others.
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        # The range handles negative indices and raises an IndexError beyond the end.
         record = self._records[range(len(self))[index]]
         return {
             "image": decode_image(record["image"], self.info.channels),
@@ -82,7 +86,7 @@ class Source:
             "name": record["name"].decode(),
         }
 
-    def label(self, index: int):
+    def label(self, index: int) -> np.ndarray:
         """The label map of a record, uint8 [H, W], without decoding its image."""
         return decode_label(self._records[index]["label"])
 
@@ -98,22 +102,27 @@ class Source:
 
 
 def create_source(
-    dataset: str, split: str, *, root: str = "", prepared_dir: str, **options
+    dataset: str,
+    split: str,
+    *,
+    root: str = "",
+    prepared_dir: str = PREPARED_DIR,
+    **options: Any,
 ) -> Source:
-    """Opens a split of a data set, which is prepared first if need be.
+    """Opens a split of a data set, and prepares the data set first if necessary.
 
     Args:
         dataset: "shapes", "folder" or "camvid".
         split: name of the split, such as "train".
-        root: the source's folder; empty for `shapes`.
-        prepared_dir: where prepared data are kept.
-        **options: of the data set's builder.
+        root: folder of the original data; empty for `shapes`.
+        prepared_dir: folder of prepared data.
+        **options: further arguments of the dataset builder.
 
     Returns:
-        The `Source`.
+        The split.
 
     Raises:
-        ValueError: as `prepare` and `Source`.
+        ValueError: see `prepare` and `Source`.
     """
     return Source(
         prepare(dataset, root=root, prepared_dir=prepared_dir, **options), split

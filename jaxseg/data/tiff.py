@@ -1,4 +1,4 @@
-"""TIFF files read by windows: those too large for memory."""
+"""Reading TIFF files by windows, for images that do not fit into memory."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -6,24 +6,26 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from jaxseg.utils.rounding import divide_up
+
 ROWS = 256
-"""Read at a time of a file whose rows lie one behind the other, uncompressed."""
+"""Number of rows read at a time from an uncompressed file with contiguous rows."""
 
 # Values of tags.
-_PHOTOMETRICS = (1, 2)  # grey of which 0 is black; RGB
-_CONTIGUOUS = 1  # the channels of a pixel are one beside the other
-_ALPHA = 2  # an extra sample that is not a factor of the others already
+_PHOTOMETRICS = (1, 2)  # gray where 0 is black; RGB
+_CONTIGUOUS = 1  # the channels of a pixel are stored together
+_ALPHA = 2  # an extra sample: alpha that the others are not multiplied with
 _UPRIGHT = 1
 _LOSSLESS = (1, 5, 8, 32773, 32946, 50000)  # none, LZW, deflate, PackBits, Zstandard
 
 
 class TiffWindows:
-    """An image in a TIFF file, as an array that is sliced but never held.
+    """An image in a TIFF file, as an array that can be sliced without loading it.
 
         image[0:512, 256:768]  # uint8 [512, 512, channels]
 
-    What is held are the rows of the file's strips or tiles that the last slice touched,
-    so that slices should move downwards.
+    Only the strips or rows of tiles that the last slice touched are in memory, so read
+    slices from top to bottom.
 
     Attributes:
         shape: height, width, channels.
@@ -33,12 +35,12 @@ class TiffWindows:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, path: Path, page, channels: int):
-        """Takes what `open_windows` has found to be plain.
+        """Use `open_windows`, which checks that the file is supported.
 
         Args:
             path: of the file.
-            page: tifffile's.
-            channels: 1 or 3, to convert to.
+            page: the page, a `tifffile.TiffPage`.
+            channels: of the result, 1 or 3.
         """
         self.shape = (page.imagelength, page.imagewidth, channels)
         self._path, self._page = path, page
@@ -60,19 +62,19 @@ class TiffWindows:
         rows, columns = where
         top, bottom, _ = rows.indices(self.shape[0])
         first, last = top // self._band_rows, (bottom - 1) // self._band_rows
-        # Those that the last slice needed too are not decoded again.
+        # Bands of the last slice are reused.
         self._bands = {
             n: self._bands[n] if n in self._bands else self._read(n)
             for n in range(first, last + 1)
         }
-        parts = []
+        pieces = []
         for n, band in self._bands.items():
             start = n * self._band_rows
-            parts.append(band[max(0, top - start) : bottom - start, columns])
-        return np.concatenate(parts)
+            pieces.append(band[max(0, top - start) : bottom - start, columns])
+        return np.concatenate(pieces)
 
     def _read(self, number: int) -> np.ndarray:
-        """A row of the file's tiles, or a strip: uint8 [h, W, channels]."""
+        """A band, that is a strip or a row of tiles: uint8 [h, W, channels]."""
         try:
             with open(self._path, "rb") as file:
                 read = self._rows if self._flat else self._segments
@@ -97,29 +99,29 @@ class TiffWindows:
 
     def _segments(self, file: BinaryIO, number: int) -> np.ndarray:
         page = self._page
-        across = -(-self.shape[1] // page.chunks[1])
+        across = divide_up(self.shape[1], page.chunks[1])
         segments = []
         for i in range(number * across, (number + 1) * across):
             file.seek(page.dataoffsets[i])
             data = file.read(page.databytecounts[i])
             segment, _, (_, rows, columns, _) = page.decode(data, i)
             segments.append(segment[0, :rows, :columns])
-        # The last tiles go on where the image has ended.
+        # The last tiles extend beyond the image.
         below = self.shape[0] - number * self._band_rows
         return np.concatenate(segments, axis=1)[:below, : self.shape[1]]
 
 
 def open_windows(path: Path, channels: int) -> TiffWindows | None:
-    """Opens an image to be read by windows, where that gives what a viewer shows.
+    """Opens an image for reading by windows, if it is a TIFF that allows this.
 
     Args:
         path: of any image.
-        channels: 3 for RGB (grey is repeated), 1 for grey.
+        channels: 3 for RGB (gray is repeated), 1 for gray.
 
     Returns:
-        The image; None for what is no upright TIFF of one page, grey or RGB of 8 bits,
-        or is compressed in a way that cannot be undone here, or if tifffile is not
-        installed: `read_image` reads it, or says what is wrong with it.
+        The image, or None if it is not an upright TIFF of one page, gray or RGB, with 8
+        bits per channel and a supported compression, or if tifffile is not installed.
+        Then use `read_image`, which reads the file or explains what is wrong with it.
     """
     try:
         import tifffile
@@ -128,7 +130,7 @@ def open_windows(path: Path, channels: int) -> TiffWindows | None:
     try:
         with tifffile.TiffFile(path) as file:
             page, pages = file.pages.first, len(file.pages)
-    except Exception:  # whatever is wrong, the strict reader finds words for it
+    except Exception:  # `read_image` explains what is wrong
         return None
     plain = (
         pages == 1

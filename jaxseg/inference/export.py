@@ -27,6 +27,7 @@ from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_resize import resize_image
 from jaxseg.ops.resize import resize_bilinear_to
+from jaxseg.utils.rounding import round_up
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OUTPUTS = ("classes", "probabilities")
@@ -241,9 +242,8 @@ def _logits(image, *, model, variables, metadata):
         return resize_bilinear_to(logits, size, (height, width))
     for axis in (1, 2):
         # Clipped to the image, what is beyond the last pixel is that pixel again.
-        multiple = (image.shape[axis] - 1) // FED_MULTIPLE_PX + 1
-        places = jnp.arange(multiple * FED_MULTIPLE_PX)
-        image = jnp.take(image, places, axis=axis, mode="clip")
+        pixels = jnp.arange(round_up(image.shape[axis], FED_MULTIPLE_PX))
+        image = jnp.take(image, pixels, axis=axis, mode="clip")
     return score(variables, image)[:, :height, :width]
 
 

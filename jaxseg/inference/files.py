@@ -13,6 +13,7 @@ from jaxseg.data.images import IMAGE_SUFFIXES, read_image
 from jaxseg.data.tiff import ROWS, open_windows
 from jaxseg.inference.predictor import Predictor
 from jaxseg.inference.tiled import TiledPredictor
+from jaxseg.utils.rounding import divide_up
 from jaxseg.visualization.heatmap import heatmap
 from jaxseg.visualization.overlays import index_png_rows, overlay_with_legend, write_png
 
@@ -147,7 +148,7 @@ class _Small:
     """
 
     def __init__(self, size: tuple[int, int], how: int = cv2.INTER_AREA):
-        self._factor = -(-max(size) // PICTURE_PX)
+        self._factor = divide_up(max(size), PICTURE_PX)
         self._how = how
         self._rest: list[np.ndarray] = []
         self._done: list[np.ndarray] = []
@@ -168,7 +169,7 @@ class _Small:
     def _shrink(self, rows):
         if not len(rows):
             return
-        height, width = (-(-n // self._factor) for n in rows.shape[:2])
+        height, width = (divide_up(n, self._factor) for n in rows.shape[:2])
         small = cv2.resize(rows, (width, height), interpolation=self._how)
         # OpenCV drops a single channel's axis.
         self._done.append(small.reshape(height, width, *rows.shape[2:]))

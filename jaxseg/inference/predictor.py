@@ -13,8 +13,10 @@ from jaxseg.data.transforms import resize_image
 from jaxseg.inference.scorers import Refine, Scorer, entropy, network
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
+from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import resize_bilinear_to
 from jaxseg.parallel.mesh import SPLIT, Batch, create_parallel
+from jaxseg.utils.rounding import round_up
 
 FED_MULTIPLE_PX = 8
 """Images fed at their own size are padded to a multiple of it: photographs of many
@@ -106,13 +108,13 @@ class Predictor:
         multiple = SHOWN_MULTIPLE_PX if resized else FED_MULTIPLE_PX
         shown = image
         if self._refines or not resized:
-            below, right = (-n % multiple for n in size)
+            below, right = (round_up(n, multiple) - n for n in size)
             shown = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
         fed = resize_image(image, self._image_size) if resized else shown
         batch = {"image": fed[None], "size": np.array([size], np.int32)}
         if self._refines:
             batch["original"] = shown[None]
-        shape = tuple(n + -n % multiple for n in size) if resized else None
+        shape = tuple(round_up(n, multiple) for n in size) if resized else None
         predict = self._predict(shape=shape, uncertain=uncertain)
         results = predict(self._variables, self._parallel.place(batch))
         height, width = size
@@ -145,7 +147,7 @@ def _predict(
     if refine is not None:
         original = batch["original"]
         probabilities = refine(jax.nn.softmax(scores), original, batch["size"])
-        scores = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
+        scores = log_probabilities(probabilities)
     classes = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
     if not uncertain:
         return classes, None

@@ -21,6 +21,7 @@ from jaxseg.models.freezing import freeze, frozen_layers
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.image_resize import resize_image
+from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.ops.tiling import tile_starts, weigh
 
@@ -213,7 +214,7 @@ def refined(scorer: Scorer, refine: Refine) -> Scorer:
     def score(variables, image):
         probabilities = jax.nn.softmax(scorer(variables, image))
         size = jnp.tile(jnp.array(image.shape[1:3], jnp.int32), (len(image), 1))
-        return _log(refine(probabilities, image, size))
+        return log_probabilities(refine(probabilities, image, size))
 
     return score
 
@@ -261,7 +262,7 @@ def tiles(
         total = jnp.zeros((*image.shape[:3], classes + 1))
         total, _ = jax.lax.scan(add, total, corners)
         total = total[:, :height, :width]
-        return _log(total[..., :-1]) - jnp.log(total[..., -1:])
+        return log_probabilities(total[..., :-1]) - jnp.log(total[..., -1:])
 
     return score
 
@@ -275,10 +276,6 @@ def entropy(scores: jax.Array) -> jax.Array:
 def _of_whole_images(scorer: Scorer, model: nn.Module) -> Scorer:
     input_size = getattr(model, "input_size", None)
     return scorer if input_size is None else mirrored(scorer, input_size)
-
-
-def _log(probabilities: jax.Array) -> jax.Array:
-    return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
 
 
 def _runs_without_keys(one) -> bool:

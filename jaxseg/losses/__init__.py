@@ -1,4 +1,4 @@
-"""Losses: each returns a sum over the pixels and what to divide it by."""
+"""Losses: each returns a sum over the pixels and its denominator."""
 
 from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.reduction import LossFn, by_columns, divide

@@ -16,48 +16,49 @@ def cross_entropy(
     ignore_index: int = 255,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax cross-entropy summed over the valid pixels, and what to divide it by.
+    """Softmax cross-entropy: its sum over the valid pixels, and the denominator.
 
         total = sum_i sum_k q_ik w_k (-log softmax(logits_i)_k),
         q_ik  = (1 - label_smoothing) [k = label_i] + label_smoothing / K
 
-    The sum and the denominator come apart so that both can be summed over devices
-    before `divide` makes the loss of them: a mean of the devices' means would weigh
-    a pixel by how much void its neighbours hold. The denominators are
+    Both are returned so that both can be summed over devices before `divide` computes
+    the loss. In a mean of the devices' means, the weight of a pixel would depend on the
+    number of void pixels on its device. The denominators are
 
         "pixels"   number of valid pixels (Caffe normalize: true; caffe-segnet)
         "weights"  sum of w[label] over the valid pixels (PyTorch's weighted mean)
-        "none"     0, by which `divide` leaves the sum alone (Caffe normalize: false)
+        "none"     0, for which `divide` returns the sum (Caffe normalize: false)
 
     Without class weights "pixels" and "weights" are equal.
 
-    Void pixels take no part: their logits, even infinite or NaN ones, change neither
-    the value nor a gradient, and their own gradient is exactly 0. Without any valid
-    pixel both results are 0. A label that is neither below K nor void cannot be
-    reported from a device, so it makes the sum NaN.
+    Void pixels are ignored: their logits, even if infinite or NaN, change neither the
+    value nor any gradient, and their own gradient is exactly 0. Without any valid pixel
+    both results are 0. A label that is neither in 0..K-1 nor void makes the sum NaN,
+    since a device cannot raise an error.
 
     Args:
-        logits: scores `[..., K]` of any float type; the arithmetic is float32.
-        label: integers `[...]` in 0..K-1, or `ignore_index`.
-        class_weights: one weight per class `[K]`; None counts every class alike.
-        denominator: "pixels", "weights" or "none", as above.
+        logits: [..., K], any float dtype; computed in float32.
+        label: [...], integers in 0..K-1 or `ignore_index`.
+        class_weights: weight of each class, [K]; None for equal weights.
+        denominator: "pixels", "weights" or "none", see above.
         ignore_index: label of the void pixels.
-        label_smoothing: share of the target spread evenly over all classes, in [0, 1].
+        label_smoothing: fraction of the target that is spread evenly over all classes,
+            in [0, 1].
 
     Returns:
         (sum, denominator), float32 scalars.
 
     Raises:
-        ValueError: for shapes that do not fit, labels that are not integers, or an
-            unknown denominator.
+        ValueError: if shapes do not match, labels are not integers, the denominator is
+            unknown, or `label_smoothing` is out of range.
 
     Source: Caffe's SoftmaxWithLoss; torch.nn.functional.cross_entropy.
     """
     num_classes = logits.shape[-1]
     if label.shape != logits.shape[:-1]:
         raise ValueError(
-            f"labels of shape {label.shape} do not fit logits of shape "
-            f"{logits.shape}: expected {logits.shape[:-1]}"
+            f"labels have shape {label.shape}, but logits have shape {logits.shape}; "
+            f"expected labels of shape {logits.shape[:-1]}"
         )
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, not {label.dtype}")
@@ -73,24 +74,25 @@ def cross_entropy(
         weights = jnp.asarray(class_weights, jnp.float32)
     if weights.shape != (num_classes,):
         raise ValueError(
-            f"class_weights has shape {weights.shape}, the logits need ({num_classes},)"
+            f"class_weights has shape {weights.shape}; the logits have {num_classes} "
+            f"classes, so it must be ({num_classes},)"
         )
 
     label = label.astype(jnp.int32)
     valid = label != ignore_index
-    # Void logits are replaced before anything is computed from them: a mask on the
-    # loss alone would let the gradient multiply their infinities by zero.
+    # Void logits are replaced before anything is computed from them. With a mask on the
+    # loss only, the gradient would multiply infinity by zero.
     logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
     log_probability = jax.nn.log_softmax(logits)
 
-    # Comparison instead of a gather: it fuses, it partitions over space as it is,
-    # and TPUs gather slowly.
+    # A comparison instead of a gather: it fuses, it can be sharded over space, and
+    # gathers are slow on TPUs.
     classes = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     weights = lax.broadcast_in_dim(weights, logits.shape, (logits.ndim - 1,))
     is_label = (label[..., None] == classes) & valid[..., None]
     target = jnp.where(is_label, 1.0 - label_smoothing, 0.0)
     target += label_smoothing / num_classes * valid[..., None]
-    # A class that is no target may have the probability 0, and 0 * inf is NaN.
+    # A class with target 0 may have probability 0, and 0 * inf is NaN.
     total = -jnp.sum(
         jnp.where(target > 0, target * weights * log_probability, 0.0),
         dtype=jnp.float32,
@@ -99,7 +101,7 @@ def cross_entropy(
     total = jnp.where(jnp.any(unknown), jnp.nan, total)
 
     if denominator == "pixels":
-        # Of a pod's batch there can be more pixels than an int32 can count.
+        # The global batch of a pod can have more pixels than int32 can count.
         rows = jnp.sum(valid, axis=-1, dtype=jnp.int32)
         divisor = jnp.sum(rows, dtype=jnp.float32)
     elif denominator == "weights":

@@ -1,4 +1,4 @@
-"""From sums and denominators to a loss: over columns, devices and the whole batch."""
+"""Reduction of sums and denominators to a loss, over columns and devices."""
 
 import functools
 from collections.abc import Callable
@@ -8,39 +8,40 @@ import jax.numpy as jnp
 from jax import lax
 
 LossFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""From logits [B, H, W, K] and labels [B, H, W] to a sum and its denominator."""
+"""A function from logits [B, H, W, K] and labels [B, H, W] to (sum, denominator)."""
 
 
 def by_columns(loss_fn: LossFn, chunks: int) -> LossFn:
-    """The same loss, computed for a chunk of the columns at a time.
+    """The same loss, computed for one chunk of columns at a time, to save memory.
 
-    Its float32 arithmetic, and that of its gradient, then takes memory for one chunk of
-    the pixels alone. With logits in bfloat16 there is no float32 tensor of all pixels
-    and classes. Rows would do as well, but they may be split over devices.
+    The float32 computation, and that of the gradient, then needs memory for one chunk
+    of the pixels only. With logits in bfloat16 there is never a float32 array of all
+    pixels and classes. (Columns rather than rows, because rows may be sharded.)
 
     Args:
-        loss_fn: from logits [B, H, W, K] and labels [B, H, W] to a sum over the pixels
-            and its denominator, such as `cross_entropy`.
-        chunks: how many, a divisor of the width; 1 for all columns at once.
+        loss_fn: function from logits [B, H, W, K] and labels [B, H, W] to a sum over
+            the pixels and its denominator, such as `cross_entropy`.
+        chunks: number of chunks, a divisor of the width W; 1 for all columns at once.
 
     Returns:
-        A function as `loss_fn`, equal but for the order of the sum. No gradient flows
-        through its denominator. It raises a ValueError if the width does not divide.
+        A function like `loss_fn`, equal up to the order of the summation. No gradient
+        flows through its denominator. It raises a ValueError if `chunks` does not
+        divide the width.
 
     Raises:
         ValueError: if `chunks` is below 1.
     """
     if chunks < 1:
-        raise ValueError(f"chunks={chunks}: give 1 for all columns, or more.")
+        raise ValueError(f"chunks is {chunks}; it must be at least 1.")
     if chunks == 1:
         return loss_fn
 
-    def pieces(label):
-        width, rest = divmod(label.shape[2], chunks)
-        if rest:
+    def split(label):
+        width, remainder = divmod(label.shape[2], chunks)
+        if remainder:
             raise ValueError(
-                f"chunks={chunks} does not divide the width {label.shape[2]} of the "
-                "images; give one that does."
+                f"chunks is {chunks}, which does not divide the width "
+                f"{label.shape[2]} of the images; use a divisor of the width."
             )
         starts = jnp.arange(chunks) * width
         cut = functools.partial(lax.dynamic_slice_in_dim, slice_size=width, axis=2)
@@ -48,7 +49,7 @@ def by_columns(loss_fn: LossFn, chunks: int) -> LossFn:
 
     @jax.custom_vjp
     def loss(logits, label):
-        starts, cut = pieces(label)
+        starts, cut = split(label)
         sums = lax.map(lambda at: loss_fn(cut(logits, at), cut(label, at)), starts)
         return jax.tree.map(jnp.sum, sums)
 
@@ -57,26 +58,25 @@ def by_columns(loss_fn: LossFn, chunks: int) -> LossFn:
 
     def backward(saved, cotangents):
         logits, label = saved
-        starts, cut = pieces(label)
+        starts, cut = split(label)
 
-        def put(gradient, at):
-            piece = cut(label, at)
-            part = jax.grad(lambda x: loss_fn(x, piece)[0])(cut(logits, at))
-            part = part * cotangents[0]
-            part = part.astype(logits.dtype)
-            return lax.dynamic_update_slice_in_dim(gradient, part, at, axis=2), None
+        def add_chunk(gradient, at):
+            labels = cut(label, at)
+            chunk = jax.grad(lambda x: loss_fn(x, labels)[0])(cut(logits, at))
+            chunk = (chunk * cotangents[0]).astype(logits.dtype)
+            return lax.dynamic_update_slice_in_dim(gradient, chunk, at, axis=2), None
 
-        return lax.scan(put, jnp.zeros_like(logits), starts)[0], None
+        return lax.scan(add_chunk, jnp.zeros_like(logits), starts)[0], None
 
     loss.defvjp(forward, backward)
     return loss
 
 
 def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The loss: `total / denominator`, or `total` itself where the denominator is 0.
+    """The loss: `total / denominator`, or `total` if the denominator is 0.
 
-    The exception covers both a batch of nothing but void, whose loss is then 0 and
-    not NaN, and the denominator "none" of `cross_entropy`.
+    The denominator is 0 for a batch in which all pixels are void, whose loss is then 0
+    instead of NaN, and for the denominator "none" of `cross_entropy`.
 
     Args:
         total: sum of the loss over all pixels of all devices, scalar.

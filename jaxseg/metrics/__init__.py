@@ -1,4 +1,4 @@
-"""Scores of predictions: counts that add up, and ratios taken from them once."""
+"""Metrics of predictions: counts that are summed, and ratios computed once from them."""
 
 from jaxseg.metrics.bootstrap import Interval, paired_bootstrap
 from jaxseg.metrics.boundary import BoundaryF1

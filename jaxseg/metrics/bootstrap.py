@@ -1,4 +1,4 @@
-"""How sure a difference between two runs is: a paired bootstrap over images."""
+"""Confidence intervals of the difference between two runs: a paired bootstrap."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,17 +8,18 @@ import numpy as np
 from jaxseg.metrics.confusion import check_names
 from jaxseg.metrics.per_image import PerImage
 
-_AT_ONCE = 500
-"""Resamples in memory at a time."""
+_CHUNK = 500
+"""Number of resamples in memory at a time."""
 
 
 class Interval(NamedTuple):
-    """A difference and the bootstrap's interval around it.
+    """A difference between two runs, and its bootstrap interval.
 
     Attributes:
-        difference: on the images as they are; the second run less the first.
-        low: lower end.
-        high: upper end; the interval holds 0 where the difference may be chance.
+        difference: the second run minus the first, on the original set of images.
+        low: lower end of the interval.
+        high: upper end of the interval. If the interval contains 0, the difference may
+            be due to chance.
     """
 
     difference: float
@@ -37,27 +38,27 @@ def paired_bootstrap(
 ) -> tuple[Interval, dict[str, Interval]]:
     """Differences of two runs on the same images, with percentile intervals.
 
-    N images are drawn from the N with replacement, the same for both runs; their counts
-    are summed (for `ImageIoU`; scores of images are averaged for `BoundaryF1`) and the
-    difference taken; and this `resamples` times. Pairing removes what hard and easy
-    images do to both.
+    N images are drawn with replacement from the N images, the same for both runs. Their
+    counts are summed (for `BoundaryF1` the scores of the images are averaged), and the
+    difference is computed; all this `resamples` times. Pairing removes the effect of
+    hard and easy images on both runs.
 
-    The interval is about the choice of images alone, taken to be independent: frames of
-    one video are not, which makes it too narrow, and another seed of the training moves
-    results too.
+    The interval covers the choice of images only, and assumes that they are
+    independent. It is too narrow for frames of a video, and it does not cover the
+    variation between random seeds of the training.
 
     Args:
-        first: counts by image of one run.
-        second: those of the other.
+        first: counts by image of the first run.
+        second: counts by image of the second run.
         class_names: K names.
-        resamples: draws; the ends of the interval have their own noise, of the order of
+        resamples: number of draws; the noise of the interval's ends is of the order of
             1 / sqrt(resamples).
-        level: share of the draws in the interval.
-        seed: of the draws.
+        level: fraction of the draws inside the interval.
+        seed: random seed of the draws.
 
     Returns:
-        The interval of the mean score, and those of the classes' scores by name. NaN
-        where one run has no such score; draws without one are left out.
+        The interval of the mean score, and the intervals of the classes' scores by
+        name. NaN if a run has no such score; draws without a score are left out.
 
     Raises:
         ValueError: if the runs were not scored on the same images and labels.
@@ -73,8 +74,8 @@ def paired_bootstrap(
 
     drawn = []
     rng = np.random.default_rng(seed)
-    for start in range(0, resamples, _AT_ONCE):
-        size = min(_AT_ONCE, resamples - start)
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
         weights = rng.multinomial(images, np.full(images, 1 / images), size)
         drawn.append(differences(weights.astype(np.float64)))
     drawn = np.concatenate(drawn)
@@ -105,15 +106,15 @@ def _check_pair(first, second):
         )
     if not np.array_equal(first.index, second.index):
         raise ValueError(
-            f"runs must be scored on the same images to be compared; these are "
-            f"{len(first.index)} and {len(second.index)}, "
-            f"{len(np.intersect1d(first.index, second.index))} of them the same"
+            "runs can only be compared on the same images; they have "
+            f"{len(first.index)} and {len(second.index)} images, of which "
+            f"{len(np.intersect1d(first.index, second.index))} are the same"
         )
     if not len(first.index):
-        raise ValueError("no images to compare runs on")
+        raise ValueError("there are no images to compare the runs on")
     differ = (first.counts[..., 0] != second.counts[..., 0]).any(axis=1)
     if differ.any():
         raise ValueError(
-            f"runs must be scored on the same labels to be compared; those of image "
+            "runs can only be compared on the same labels; the labels of image "
             f"{first.index[differ.argmax()]} differ"
         )

@@ -1,6 +1,7 @@
-"""Calibration: whether a model is right as often as it is sure."""
+"""Calibration: whether the confidence of a model equals its accuracy."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +16,24 @@ def calibration_counts(
     num_bins: int = NUM_BINS,
     ignore_index: int = 255,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pixels of one batch by how sure the model is of them, for use under `jit`.
+    """Counts the pixels of a batch by the confidence of the model, for use in `jit`.
 
-    Confidence is the largest probability; pixel x falls into bin m of M where
+    Confidence is the largest probability. Pixel x is in bin m of M if
 
         m / M < max_k p_k(x) <= (m + 1) / M
 
-    Void pixels fall nowhere, nor do those whose label is no class.
+    Void pixels, and pixels whose label is not a class, are not counted.
 
     Args:
-        probabilities: `[..., K]`, float32 in [0, 1], K of them summing to 1.
-        label: true class numbers `[...]`, `ignore_index` where void.
-        num_bins: M, all of one width.
+        probabilities: float32 in [0, 1], [..., K], which sum to 1 over the classes.
+        label: true classes, integers [...], `ignore_index` for void.
+        num_bins: number M of bins of equal width.
         ignore_index: label of the void pixels.
 
     Returns:
-        For each bin, `[M]`: pixels (int32, exact below 2^31), the sum of their
-        confidence (float32) and how many are predicted right (int32). Of several
-        devices, their sums.
+        For each bin, [M]: the number of pixels (int32, exact below 2^31), the sum of
+        their confidence (float32), and the number of correct predictions (int32). Sum
+        them over devices.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -41,20 +42,20 @@ def calibration_counts(
     """
     if probabilities.shape[:-1] != label.shape:
         raise ValueError(
-            f"probabilities of shape {probabilities.shape} do not fit labels of shape "
-            f"{label.shape}; they are [..., K] and [...]"
+            f"probabilities have shape {probabilities.shape} and labels have shape "
+            f"{label.shape}; expected [..., K] and [...]"
         )
     num_classes = probabilities.shape[-1]
     prediction = jnp.argmax(probabilities, axis=-1)
     confidence = jnp.max(probabilities, axis=-1).astype(jnp.float32)
     label = jnp.where(label == ignore_index, -1, label.astype(jnp.int32))
     valid = (label >= 0) & (label < num_classes)
-    place = jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1
-    place = jnp.where(valid, jnp.clip(place, 0, num_bins - 1), -1)
-    inside = jax.nn.one_hot(place, num_bins, dtype=bool)
+    number = jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1
+    number = jnp.where(valid, jnp.clip(number, 0, num_bins - 1), -1)
+    inside = jax.nn.one_hot(number, num_bins, dtype=bool)
 
     def total(values):
-        # XLA adds in blocks, so that float32 keeps its digits over millions of pixels.
+        # XLA sums in blocks, so float32 stays accurate over millions of pixels.
         pixels = tuple(range(values.ndim))
         return jnp.where(inside, values[..., None], 0).sum(axis=pixels)
 
@@ -65,7 +66,7 @@ def calibration_counts(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """Pixels by confidence, over any number of pixels; a reliability diagram's data.
+    """Counts of pixels by confidence: the data of a reliability diagram.
 
     Add up the batches, then compute once:
 
@@ -75,9 +76,9 @@ class Calibration:
         result = calibration.compute()
 
     Attributes:
-        count: int64 `[M]`, pixels in each bin of confidence.
-        confidence: float64 `[M]`, the sum of theirs.
-        correct: int64 `[M]`, how many of them are predicted right.
+        count: number of pixels in each bin, int64 [M].
+        confidence: sum of their confidence, float64 [M].
+        correct: number of correct predictions among them, int64 [M].
     """
 
     count: np.ndarray
@@ -90,11 +91,11 @@ class Calibration:
 
     @classmethod
     def zeros(cls, num_bins: int = NUM_BINS) -> "Calibration":
-        """No pixels in M bins, to add to."""
+        """The counts of no pixels in M bins."""
         return cls(*np.zeros((3, num_bins)))
 
     def __add__(self, other: "Calibration") -> "Calibration":
-        """Both sets of pixels together."""
+        """The counts of both sets of pixels together."""
         if len(self.count) != len(other.count):
             raise ValueError(
                 f"cannot add calibrations of {len(self.count)} and "
@@ -104,18 +105,19 @@ class Calibration:
             *(getattr(self, name) + getattr(other, name) for name in _KINDS)
         )
 
-    def compute(self) -> dict:
+    def compute(self) -> dict[str, Any]:
         """Expected calibration error, and the reliability diagram.
-
-        With n_m the pixels of bin m and n those of all,
 
             ece = sum_m n_m / n |accuracy_m - confidence_m|
 
+        where n_m is the number of pixels in bin m, and n their sum. The model is
+        overconfident in bins whose confidence is above their accuracy.
+
         Returns:
-            {"ece", "accuracy", "confidence": float in [0, 1], NaN without a pixel;
-            "bins": {"low", "high": the edges, "count", "confidence", "accuracy": the
-            means of each bin, NaN where it is empty}, lists of M}. Over-confident where
-            confidence is above accuracy.
+            {"ece", "accuracy", "confidence": float in [0, 1], NaN without pixels;
+            "bins": {"low", "high": the edges of the bins, "count": pixels,
+            "confidence", "accuracy": means of each bin, NaN if it is empty}, lists of
+            length M}.
         """
         edges = np.linspace(0, 1, len(self.count) + 1)
         pixels = self.count.sum()

@@ -1,15 +1,18 @@
 """The confusion matrix, counted on the device and summed on the host, and its ratios.
 
-Ratios are taken once, from counts over the whole data set: a mean over images or
-batches of their own ratios is another number, and not the one papers report.
+Ratios are computed once, from the counts of the whole data set. A mean of the ratios of
+images or batches is a different number, and not the one that papers report.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+ArrayLike = jax.Array | np.ndarray
 
 
 def confusion_counts(
@@ -18,29 +21,29 @@ def confusion_counts(
     num_classes: int,
     ignore_index: int = 255,
 ) -> jax.Array:
-    """Confusion matrix of one batch, exact in integers, for use under `jit`.
+    """Confusion matrix of one batch, for use in `jit`.
 
         counts[i, j] = number of pixels of class i predicted as j
 
-    Void pixels are counted nowhere, whatever is predicted there, so they are no false
-    positives either. Nor are pixels whose label or prediction is no class at all:
-    labels are checked where they are read, not here.
+    Void pixels are not counted, whatever is predicted there, so they are not false
+    positives either. Pixels whose label or prediction is not a class are not counted;
+    labels are checked when they are read.
 
     Args:
-        prediction: class numbers `[...]`, integers.
-        label: true class numbers `[...]`, integers, `ignore_index` where void.
+        prediction: predicted classes, integers [...].
+        label: true classes, integers [...], `ignore_index` for void.
         num_classes: K.
         ignore_index: label of the void pixels.
 
     Returns:
-        int32 `[K, K]`, rows truth, columns prediction; exact below 2^31 pixels.
+        int32 [K, K], rows truth, columns prediction; exact below 2^31 pixels.
 
     Raises:
         ValueError: if the shapes differ.
     """
-    _check_shapes(prediction, label)
+    check_shapes(prediction, label)
     prediction = prediction.astype(jnp.int32)
-    # Void becomes -1, which is no class, as ignore_index may be a class's own number.
+    # Void becomes -1, because ignore_index may be the index of a class.
     label = jnp.where(label == ignore_index, -1, label.astype(jnp.int32))
     return jax.lax.platform_dependent(
         prediction,
@@ -50,16 +53,17 @@ def confusion_counts(
     )
 
 
-def _check_shapes(prediction, label):
-    if prediction.shape != label.shape:
+def check_shapes(prediction: ArrayLike, label: ArrayLike) -> None:
+    """Raises a ValueError unless predictions and labels have the same shape."""
+    if np.shape(prediction) != np.shape(label):
         raise ValueError(
-            f"predictions of shape {prediction.shape} do not fit labels of shape "
-            f"{label.shape}"
+            f"predictions have shape {np.shape(prediction)}, but labels have shape "
+            f"{np.shape(label)}; they must be equal"
         )
 
 
 def _counts_by_scatter(prediction, label, num_classes):
-    """One addition a pixel: the fastest where memory takes scattered writes well."""
+    """One addition per pixel: the fastest form on CPUs and GPUs."""
     is_class = (label >= 0) & (prediction >= 0) & (prediction < num_classes)
     cell = jnp.where(is_class, label * num_classes + prediction, num_classes**2)
     counts = jnp.zeros(num_classes**2, jnp.int32)
@@ -67,9 +71,9 @@ def _counts_by_scatter(prediction, label, num_classes):
 
 
 def _counts_by_matmul(prediction, label, num_classes):
-    """A product of one-hot maps: TPUs multiply matrices fast and scatter slowly.
+    """A product of one-hot maps: on TPUs, matrix products are fast, scatters slow.
 
-    int8 factors summed in int32, since a float32 sum would stop at 2^24.
+    Products of int8, summed in int32, since float32 is exact only up to 2^24.
     """
     pixels = tuple(range(label.ndim))
     return jax.lax.dot_general(
@@ -82,7 +86,7 @@ def _counts_by_matmul(prediction, label, num_classes):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Confusion:
-    """Confusion counts over any number of pixels, and the ratios taken from them.
+    """A confusion matrix of any number of pixels, and the metrics computed from it.
 
     Add up the batches, then compute once:
 
@@ -92,7 +96,7 @@ class Confusion:
         result = confusion.compute(class_names)
 
     Attributes:
-        counts: int64 `[K, K]`, rows truth, columns prediction; exact below 2^63 pixels.
+        counts: int64 [K, K], rows truth, columns prediction; exact below 2^63 pixels.
     """
 
     counts: np.ndarray
@@ -107,7 +111,7 @@ class Confusion:
 
     @classmethod
     def zeros(cls, num_classes: int) -> "Confusion":
-        """The empty matrix of K classes, to add to."""
+        """The confusion matrix of no pixels."""
         return cls(np.zeros((num_classes, num_classes), np.int64))
 
     @classmethod
@@ -118,18 +122,21 @@ class Confusion:
         num_classes: int,
         ignore_index: int = 255,
     ) -> "Confusion":
-        """That of maps on the host; `confusion_counts` says what is counted.
+        """The confusion matrix of maps on the host; see `confusion_counts`.
 
         Args:
-            prediction: class numbers `[...]`, integers.
-            label: true class numbers `[...]`, integers, `ignore_index` where void.
+            prediction: predicted classes, integers [...].
+            label: true classes, integers [...], `ignore_index` for void.
             num_classes: K.
             ignore_index: label of the void pixels.
+
+        Returns:
+            The confusion matrix.
 
         Raises:
             ValueError: if the shapes differ.
         """
-        _check_shapes(prediction, label)
+        check_shapes(prediction, label)
         is_class = (label != ignore_index) & (label >= 0) & (label < num_classes)
         is_class &= (prediction >= 0) & (prediction < num_classes)
         cell = label[is_class].astype(np.int64) * num_classes + prediction[is_class]
@@ -137,7 +144,7 @@ class Confusion:
         return cls(counts.reshape(num_classes, num_classes))
 
     def __add__(self, other: "Confusion") -> "Confusion":
-        """Counts of both sets of pixels together."""
+        """The counts of both sets of pixels together."""
         if self.counts.shape != other.counts.shape:
             raise ValueError(
                 f"cannot add confusions of {len(self.counts)} and "
@@ -147,33 +154,35 @@ class Confusion:
 
     merge = __add__
 
-    def compute(self, class_names: Sequence[str], absent: str = "exclude") -> dict:
-        """Accuracies and intersections over union of the pixels counted.
+    def compute(
+        self, class_names: Sequence[str], absent: str = "exclude"
+    ) -> dict[str, Any]:
+        """Accuracies and intersections over union (IoU).
 
-        With n_ij the counts, t_i = sum_j n_ij and p_i = sum_j n_ji,
+        With the counts n_ij, t_i = sum_j n_ij and p_i = sum_j n_ji,
 
             pixel_accuracy = sum_i n_ii / sum_i t_i
             accuracy_i     = n_ii / t_i
             iou_i          = n_ii / (t_i + p_i - n_ii)
             fw_iou         = sum_i t_i iou_i / sum_i t_i
 
-        A class absent from the truth has no accuracy (NaN); one that is also never
-        predicted has no IoU (NaN), but predicted where it is not, its IoU is 0.
-        The means (`mean_accuracy`, `miou`) of "exclude" are over the classes that have
-        the value, as FCN's; those of "zero" are over all K with 0 for the missing, as
-        SegNet's. The values by class are the same with both. Without a single valid
-        pixel there is nothing to say, and every figure is NaN.
+        A class that is absent from the truth has no accuracy (NaN). If it is not
+        predicted either, it has no IoU (NaN); if it is predicted, its IoU is 0.
+        The means (`mean_accuracy`, `miou`) are over the classes that have a value with
+        absent="exclude", as in FCN, and over all K classes, with 0 for missing values,
+        with absent="zero", as in SegNet. The values by class are the same for both.
+        Without any valid pixel all metrics are NaN.
 
         Args:
             class_names: K different names.
-            absent: "exclude" or "zero".
+            absent: "exclude" or "zero", see above.
 
         Returns:
             {"pixel_accuracy", "mean_accuracy", "miou", "fw_iou": float in [0, 1] or
             NaN; "iou", "accuracy": {class name: float in [0, 1] or NaN}}
 
         Raises:
-            ValueError: for names that do not fit the counts, or an unknown `absent`.
+            ValueError: if the names do not match the counts, or `absent` is unknown.
 
         Source: FCN, section 5, and its score.py (nanmean); SegNet's
             compute_test_results.m (mean over all classes).
@@ -206,29 +215,30 @@ class Confusion:
 
 
 def check_names(class_names: Sequence[str], num_classes: int) -> None:
-    """Refuses, by ValueError, class names that do not fit the counts."""
+    """Raises a ValueError unless there are K different class names."""
     if len(class_names) != num_classes:
-        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+        raise ValueError(
+            f"{len(class_names)} class names for {num_classes} classes; give one each"
+        )
     if len(set(class_names)) != len(class_names):
         raise ValueError(f"class names must differ: {', '.join(class_names)}")
 
 
-def _ratio(part, whole):
-    """part / whole in float64, NaN where the whole is 0."""
+def _ratio(numerator, denominator):
+    """The ratio in float64, NaN if the denominator is 0."""
     with np.errstate(invalid="ignore"):
-        return np.true_divide(part, whole)
+        return np.true_divide(numerator, denominator)
 
 
-def format_table(result: Mapping) -> str:
-    """Plain-text table of a result of `Confusion.compute`, in percent.
+def format_table(result: Mapping[str, Any]) -> str:
+    """Formats a result of `Confusion.compute` as a plain-text table, in percent.
 
     Args:
-        result: the dictionary `Confusion.compute` returns.
+        result: dictionary from `Confusion.compute`.
 
     Returns:
-        Aligned lines without a final line break: one of IoU and accuracy for each
-        class, one of their means, then pixel accuracy and frequency-weighted IoU. "-"
-        stands for a class that has no such value.
+        Aligned lines without a final line break: IoU and accuracy of each class, their
+        means, then pixel accuracy and frequency-weighted IoU, with "-" for NaN.
     """
     rows = [("class", "IoU", "accuracy")]
     rows += [

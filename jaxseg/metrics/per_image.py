@@ -1,7 +1,8 @@
-"""Counts kept apart by image, for what a sum over the set does not show.
+"""Counts by image, for questions that a sum over the whole set cannot answer.
 
-How scores spread over the images, which image is worst, and how sure a difference
-between two runs is. A few integers an image and class are enough for all of it.
+These are the distribution of the scores over the images, the worst image, and the
+confidence interval of the difference between two runs. A few integers per image and
+class are enough for all of them.
 """
 
 import abc
@@ -15,12 +16,12 @@ from jaxseg.metrics.confusion import Confusion
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PerImage(abc.ABC):
-    """Counts of each image by its record number; `+` joins two sets of images.
+    """Counts of each image, by the number of its record; `+` joins sets of images.
 
     Attributes:
-        index: int64 `[N]`, the records' numbers, rising.
-        counts: int64 `[N, K, C]`, for each image and class the columns of the subclass;
-            the first is the truth's own, the same for every run on the same labels.
+        index: numbers of the records, in increasing order, int64 [N].
+        counts: int64 [N, K, C], for each image and class the columns of the subclass.
+            The first column depends on the labels only, so it is the same for all runs.
     """
 
     index: np.ndarray
@@ -33,7 +34,7 @@ class PerImage(abc.ABC):
         expected = (len(index), len(self.columns))
         if counts.ndim != 3 or (counts.shape[0], counts.shape[2]) != expected:
             raise ValueError(
-                f"{type(self).__name__} of {len(index)} images takes counts "
+                f"{type(self).__name__} of {len(index)} images needs counts of shape "
                 f"[{len(index)}, K, {len(self.columns)}], not {list(counts.shape)}"
             )
         order = np.argsort(index, kind="stable")
@@ -45,12 +46,12 @@ class PerImage(abc.ABC):
 
     @classmethod
     def zeros(cls, num_classes: int) -> Self:
-        """No images of K classes, to add to."""
+        """The counts of no images."""
         shape = (0, num_classes, len(cls.columns))
         return cls(np.zeros(0, np.int64), np.zeros(shape, np.int64))
 
     def __add__(self, other: Self) -> Self:
-        """The images of both."""
+        """The counts of both sets of images."""
         if self.counts.shape[1:] != other.counts.shape[1:]:
             raise ValueError(
                 f"cannot add images of {self.num_classes} and {other.num_classes} "
@@ -63,65 +64,75 @@ class PerImage(abc.ABC):
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes."""
         return self.counts.shape[1]
 
     @abc.abstractmethod
     def figures(self, weights: np.ndarray) -> np.ndarray:
-        """The score of weighted sets of images, over all classes and of each.
+        """The scores of several sets of images: the mean score, and that of each class.
 
         Args:
-            weights: `[R, N]`, how often each image is in each of R sets.
+            weights: [R, N], the number of times that each image is in each of R sets.
 
         Returns:
-            float64 `[R, 1 + K]` in [0, 1], the mean first; NaN where a set says nothing.
+            float64 [R, 1 + K] in [0, 1], the mean first; NaN if a set has no such
+            score.
         """
 
 
 class ImageIoU(PerImage):
-    """Pixels of truth and prediction, and of both, of each class in each image."""
+    """Numbers of true, predicted and correct pixels of each image and class."""
 
     columns = ("truth", "predicted", "hit")
 
     @classmethod
     def of(cls, index: int, confusion: Confusion) -> "ImageIoU":
-        """That of one image.
+        """The counts of one image.
 
         Args:
-            index: the record's number.
-            confusion: of this image alone.
+            index: number of the record.
+            confusion: confusion matrix of this image.
+
+        Returns:
+            The counts of this image.
         """
         counts = confusion.counts
         columns = (counts.sum(axis=1), counts.sum(axis=0), np.diagonal(counts))
         return cls(np.array([index]), np.stack(columns, axis=-1)[None])
 
     def figures(self, weights: np.ndarray) -> np.ndarray:
-        """mIoU and IoU of each class, counts summed over each set first.
+        """mIoU and the IoU of each class, from the counts summed over each set.
 
-        As in `Confusion.compute`, a class neither in truth nor in prediction has no
-        IoU, and the mean is over the classes that have one.
+        As in `Confusion.compute`, a class that is absent from truth and prediction has
+        no IoU, and the mean is over the classes that have one.
+
+        Args:
+            weights: [R, N], the number of times that each image is in each of R sets.
+
+        Returns:
+            float64 [R, 1 + K] in [0, 1], mIoU first.
         """
-        # In float64 for speed: sums of pixels are exact in it below 2^53.
+        # float64 for speed; it is exact below 2^53 pixels.
         iou = _iou(np.tensordot(weights, self.counts.astype(np.float64), axes=1))
         return np.concatenate([nan_mean(iou)[:, None], iou], axis=1)
 
     def miou(self) -> np.ndarray:
-        """mIoU of each image by itself, over the classes in its truth or prediction.
+        """mIoU of each image, over the classes in its truth or prediction.
 
         Returns:
-            float64 `[N]`, NaN for an image that is nothing but void.
+            float64 [N]; NaN for an image of only void pixels.
         """
         return nan_mean(_iou(self.counts))
 
     def compute(self) -> dict[str, float]:
-        """How the images' own mIoU are spread; images of nothing but void are left out.
+        """The distribution of the images' mIoU, without images of only void pixels.
 
-        The mean here is not the mIoU of the set, which sums counts over the images
-        first: small objects weigh more in it.
+        The mean differs from the mIoU of the set, for which the counts are summed over
+        the images first; small objects have more weight in it.
 
         Returns:
-            {"mean", "std", "min", "p5", "p25", "median", "p75", "p95", "max"}, floats
-            in [0, 1], NaN without an image.
+            {"mean", "std", "min", "p5", "p25", "median", "p75", "p95", "max"}: floats
+            in [0, 1], NaN without images.
         """
         miou = self.miou()
         miou = miou[~np.isnan(miou)]
@@ -150,7 +161,14 @@ def _iou(counts):
 
 
 def nan_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN, without a warning, of nothing."""
+    """Mean over the last axis without NaN; NaN, without a warning, if all are NaN.
+
+    Args:
+        values: float [..., n].
+
+    Returns:
+        float [...].
+    """
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)

@@ -2,24 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
-from jaxseg.metrics.confusion import Confusion
+from jaxseg.metrics.confusion import Confusion, check_shapes
 
 RADII = (1, 2, 5, 10, 20)
-"""In pixels of the label."""
+"""Radii of the band, in pixels of the label."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trimap:
-    """Confusion counts of the pixels within each of several radii of a boundary.
+    """Confusion matrices of the pixels within several radii of a boundary.
 
     Attributes:
-        radii: in pixels, rising.
-        counts: int64 `[len(radii), K, K]`, rows truth, columns prediction; a larger
-            radius's have those of the smaller ones in them.
+        radii: in pixels, in increasing order.
+        counts: int64 [len(radii), K, K], rows truth, columns prediction. The counts of
+            a larger radius include those of the smaller ones.
     """
 
     radii: tuple[float, ...]
@@ -27,10 +28,10 @@ class Trimap:
 
     @classmethod
     def zeros(cls, num_classes: int, radii: Sequence[float] = RADII) -> "Trimap":
-        """No pixels of K classes, to add to.
+        """The counts of no pixels.
 
         Raises:
-            ValueError: unless the radii rise from 1 or more.
+            ValueError: if the radii are not increasing or below 1.
         """
         _check(radii)
         shape = (len(radii), num_classes, num_classes)
@@ -45,47 +46,46 @@ class Trimap:
         radii: Sequence[float] = RADII,
         ignore_index: int = 255,
     ) -> "Trimap":
-        """That of one image.
+        """The counts of one image.
 
-        A pixel is within r of a boundary where a pixel of another label is no further
-        than r from it, between centres: radius 1 takes the pixels on both sides of
-        every boundary. Void is a label of its own here, for thin objects may touch
-        nothing else and what lies in void between two objects is their boundary; but
-        only pixels that are not void are counted. The frame of the image is no
-        boundary.
+        A pixel is within radius r of a boundary if the center of a pixel with another
+        label is at most r away: radius 1 selects the pixels on both sides of every
+        boundary. Void is treated as a label of its own, since thin objects may touch
+        only void, and void between two objects is their boundary; but void pixels are
+        not counted. The image border is not a boundary.
 
         Args:
-            prediction: class numbers `[H, W]`.
-            label: true class numbers `[H, W]`, `ignore_index` where void.
+            prediction: predicted classes, integers [H, W].
+            label: true classes, integers [H, W], `ignore_index` for void.
             num_classes: K.
-            radii: in pixels, rising, at least 1.
+            radii: in pixels, in increasing order, at least 1.
             ignore_index: label of the void pixels.
 
+        Returns:
+            The counts of this image.
+
         Raises:
-            ValueError: for maps of different shapes, or wrong radii.
+            ValueError: if the shapes differ, or the radii are not increasing or below
+                1.
 
         Source: Kohli, Ladicky and Torr, "Robust higher order potentials for enforcing
             label consistency", IJCV 2009; DeepLab v1, section 5.1.
         """
         _check(radii)
-        if prediction.shape != label.shape:
-            raise ValueError(
-                f"a prediction of shape {prediction.shape} does not fit a label of "
-                f"shape {label.shape}"
-            )
+        check_shapes(prediction, label)
         distance = boundary_distance(label)
         rings = np.searchsorted(radii, distance)
         counts = []
         for ring in range(len(radii)):
-            here = rings == ring
+            inside = rings == ring
             confusion = Confusion.of(
-                prediction[here], label[here], num_classes, ignore_index
+                prediction[inside], label[inside], num_classes, ignore_index
             )
             counts.append(confusion.counts)
         return cls(tuple(radii), np.cumsum(counts, axis=0))
 
     def __add__(self, other: "Trimap") -> "Trimap":
-        """Counts of both sets of pixels together."""
+        """The counts of both sets of pixels together."""
         if self.radii != other.radii or self.counts.shape != other.counts.shape:
             raise ValueError(
                 f"cannot add trimaps of radii {self.radii} and {other.radii} and of "
@@ -93,8 +93,14 @@ class Trimap:
             )
         return Trimap(self.radii, self.counts + other.counts)
 
-    def compute(self, class_names: Sequence[str], absent: str = "exclude") -> dict:
-        """What `Confusion.compute` says of the pixels within each radius.
+    def compute(
+        self, class_names: Sequence[str], absent: str = "exclude"
+    ) -> dict[float, dict[str, Any]]:
+        """The metrics of `Confusion.compute`, of the pixels within each radius.
+
+        Args:
+            class_names: K different names.
+            absent: see `Confusion.compute`.
 
         Returns:
             {radius: {"miou": ..., "iou": {...}, "pixel_accuracy": ..., ...}}
@@ -106,14 +112,14 @@ class Trimap:
 
 
 def boundary_distance(label: np.ndarray) -> np.ndarray:
-    """How far the nearest pixel of another label is from each.
+    """The distance from each pixel to the nearest pixel with another label.
 
     Args:
-        label: `[H, W]`.
+        label: integers [H, W].
 
     Returns:
-        float32 `[H, W]`, Euclidean, in pixels, at least 1; infinite where there is only
-        one label.
+        Euclidean distances in pixels, at least 1, float32 [H, W]; infinite if there is
+        only one label.
     """
     distance = np.full(label.shape, np.inf, np.float32)
     numbers = np.unique(label)
@@ -129,5 +135,6 @@ def boundary_distance(label: np.ndarray) -> np.ndarray:
 def _check(radii):
     if not radii or min(radii) < 1 or list(radii) != sorted(set(radii)):
         raise ValueError(
-            f"radii must rise from 1 pixel or more, not {tuple(radii)}; as in {RADII}"
+            f"radii must be increasing and at least 1 pixel, such as {RADII}, not "
+            f"{tuple(radii)}"
         )

@@ -1,6 +1,6 @@
-"""The best that coarse predictions can score: truth made coarse, scored as if predicted.
+"""Upper bounds on the scores of coarse predictions: the scores of coarsened labels.
 
-A free test of the metrics, too: no model is needed.
+They need no model, so they also test the metrics.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from jaxseg.metrics.confusion import Confusion
+from jaxseg.utils.rounding import round_up
 
 FACTORS = (128, 64, 32, 16, 8, 4, 2, 1)
-"""The paper's, 2, and 1, which has to give all."""
+"""The factors of the paper, 2, and 1, for which all scores are 1."""
 
 
 def upper_bounds(
@@ -21,17 +22,20 @@ def upper_bounds(
     upsample: str = "nearest",
     ignore_index: int = 255,
 ) -> dict[int, Confusion]:
-    """Confusion of true label maps with their own coarse versions, by factor.
+    """Confusion matrices of true label maps and their coarsened versions, by factor.
 
     Args:
-        labels: of the set, `[H, W]` each, of any sizes.
+        labels: label maps, each integers [H, W], of any sizes.
         num_classes: K.
-        factors: of downsampling.
+        factors: downsampling factors.
         upsample: "nearest" or "bilinear"; see `coarsen`.
         ignore_index: label of the void pixels.
 
+    Returns:
+        {factor: confusion matrix}.
+
     Source: FCN (CVPR 2015), appendix A: mean IU 50.9, 73.3, 86.1, 92.8, 96.4, 98.5 for
-        128, 64, 32, 16, 8, 4 on a part of VOC 2011 val; how was not written down.
+        128, 64, 32, 16, 8, 4 on a subset of VOC 2011 val, by an unpublished method.
     """
     total = {factor: Confusion.zeros(num_classes) for factor in factors}
     for label in labels:
@@ -48,36 +52,36 @@ def coarsen(
     upsample: str = "nearest",
     ignore_index: int = 255,
 ) -> np.ndarray:
-    """A label map downsampled by a factor, and upsampled again.
+    """Downsamples a label map by a factor and upsamples it again.
 
-    Down, a cell of factor x factor pixels has a score for each class, the number of its
-    pixels; void, and what the last cells lack at the bottom and the right, has none.
-    Up, each pixel takes the class of highest score (the first of equals): of its own
-    cell by "nearest", which no map that is constant on cells beats in pixel accuracy,
-    or of the bilinear mixture of the cells around it, as FCNs upsample theirs.
+    The score of a class in a cell of factor x factor pixels is its number of pixels in
+    the cell; void pixels, and the padding of incomplete cells, have no class. The
+    scores are upsampled, and each pixel gets the class of highest score (the first on a
+    tie). With "nearest" these are the scores of the pixel's own cell, and no map that
+    is constant on cells has a higher pixel accuracy. "bilinear" is how FCNs upsample.
 
     Args:
-        label: true class numbers `[H, W]`, `ignore_index` where void.
-        factor: 1 or more.
+        label: true classes, integers [H, W], `ignore_index` for void.
+        factor: downsampling factor, at least 1.
         num_classes: K, up to 255.
         upsample: "nearest" or "bilinear".
         ignore_index: label of the void pixels.
 
     Returns:
-        Class numbers, uint8 `[H, W]`; never void.
+        Classes, uint8 [H, W]; never void.
 
     Raises:
-        ValueError: for a factor below 1 or an unknown `upsample`.
+        ValueError: if the factor is below 1, or `upsample` is unknown.
     """
     if factor < 1:
-        raise ValueError(f"factor must be 1 or more, not {factor}")
+        raise ValueError(f"factor must be at least 1, not {factor}")
     if upsample not in _INTERPOLATION:
         raise ValueError(
             f"unknown upsample {upsample!r}; known: {', '.join(_INTERPOLATION)}"
         )
     height, width = label.shape
-    beyond = [(0, -side % factor) for side in label.shape]
-    padded = np.pad(label, beyond, constant_values=ignore_index)
+    margins = [(0, round_up(side, factor) - side) for side in label.shape]
+    padded = np.pad(label, margins, constant_values=ignore_index)
     rows, columns = (side // factor for side in padded.shape)
     best = np.zeros(label.shape, np.uint8)
     highest = np.zeros(label.shape, np.float32)

@@ -14,6 +14,20 @@ DENSE_SIDES = {"alexnet": 6, "alexnet_torchvision": 6, "vgg16": 7, "vgg16_bn": 7
 """Side of the map that each encoder's first fully connected layer covers, in cells."""
 
 
+def conv_head(
+    num_classes: int, kernel: int = 1, *, options: LayerOptions = LayerOptions()
+) -> nn.Module:
+    """One convolution to scores.
+
+    Args:
+        num_classes: K.
+        kernel: side of the kernel, in cells.
+        options: see `LayerOptions`.
+    """
+    side = (kernel, kernel)
+    return Conv(num_classes, side, kernel_init=he_normal, **options.dtypes)
+
+
 class DenseAsConvolutions(nn.Module):
     """The fully connected layers `fc6`, `fc7` of a classifier, as convolutions.
 
@@ -170,3 +184,6 @@ def identity(x: jax.Array) -> jax.Array:
         The same.
     """
     return x
+
+
+HEADS = {"conv": conv_head}

@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: no parameters, no Flax."""
+"""Pure functions from arrays to arrays, without parameters or Flax."""

@@ -1,18 +1,23 @@
-"""Transposed convolution, and the kernel that makes it interpolate."""
+"""Transposed convolution, and the kernel that makes it interpolate bilinearly."""
+
+import functools
+import operator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.utils.rounding import divide_up
+
 
 def bilinear_kernel(size: int) -> jax.Array:
-    """The kernel with which a transposed convolution interpolates bilinearly.
+    """Kernel with which a transposed convolution interpolates bilinearly.
 
         weight[i, j] = (1 - |i - c| / f) * (1 - |j - c| / f)
 
-    with f = (size + 1) // 2 and c the kernel's middle, f - 1 for an odd size and
-    f - 0.5 for an even one. To enlarge s times take size = 2 * s, stride s and padding
-    s // 2 for s even; away from the border this is `resize_bilinear`.
+    where f = (size + 1) // 2 and c is the center of the kernel: f - 1 for an odd size,
+    f - 0.5 for an even one. To enlarge by an even factor s, use size = 2 * s, stride s
+    and padding s // 2; away from the border the result equals `resize_bilinear`.
 
     Args:
         size: side of the kernel, in pixels, at least 1.
@@ -26,7 +31,7 @@ def bilinear_kernel(size: int) -> jax.Array:
     Source: FCN, sec. 3.3, https://arxiv.org/abs/1411.4038, and its `surgery.py`.
     """
     if size < 1:
-        raise ValueError(f"size is {size}; give a kernel at least 1 pixel.")
+        raise ValueError(f"size is {size}; it must be at least 1 pixel.")
     factor = (size + 1) // 2
     center = factor - 1 if size % 2 else factor - 0.5
     side = 1 - jnp.abs(jnp.arange(size) - center) / factor
@@ -36,28 +41,30 @@ def bilinear_kernel(size: int) -> jax.Array:
 def conv_transpose(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
 ) -> jax.Array:
-    """Transposed convolution in the geometry of Caffe and PyTorch.
+    """Transposed convolution with the geometry of Caffe and PyTorch.
 
         y[i * stride + r - padding] += x[i] * kernel[r]
 
-    along both axes: every pixel lays its copy of the kernel (not flipped) on the
-    output, `stride` apart, and `padding` is cut off every side. XLA's own form, a
-    convolution of `x` spread out with zeros, has a gradient 15 to 40 times slower on
-    CPUs. Here the output is made of its stride**2 phases, each an ordinary small
-    convolution of `x`, all of them at once in one matrix product (or, per channel, in
-    one sum of products).
+    along both axes: every input pixel adds a copy of the kernel (not flipped) to the
+    output, `stride` pixels apart, and `padding` pixels are cropped from every side.
+
+    XLA's own form is a convolution of `x` dilated with zeros; its gradient is 15 to 40
+    times slower on CPUs. This one computes the stride**2 phases of the output, each an
+    ordinary small convolution of `x`, all at once in one matrix product (or, for a
+    depthwise kernel, in one sum of products).
 
     Args:
         x: features, [B, H, W, Cin], floating.
-        kernel: [kh, kw, Cin, Cout]; or [kh, kw, Cin], which keeps channels apart.
-        stride: from pixel to pixel, in output pixels.
-        padding: to cut off every side, in output pixels.
+        kernel: [kh, kw, Cin, Cout], or [kh, kw, Cin] for a depthwise convolution.
+        stride: distance between two input pixels in the output, in pixels.
+        padding: pixels to crop from every side of the output.
 
     Returns:
-        [B, (H-1) * stride + kh - 2 * padding, likewise for W, Cout or Cin].
+        [B, (H-1) * stride + kh - 2 * padding, (W-1) * stride + kw - 2 * padding, C],
+        where C is Cout or Cin.
 
     Raises:
-        ValueError: if channels do not match, or nothing is left of the output.
+        ValueError: if the channels do not match, or the output would be empty.
     """
     _check(x, kernel, stride, padding)
     if kernel.ndim == 4 and stride == 1:
@@ -71,7 +78,7 @@ def conv_transpose(
 
 
 def _conv_flipped(x, kernel, padding):
-    """Without stride, a convolution with the kernel turned around."""
+    """Stride 1: an ordinary convolution with the kernel flipped."""
     return lax.conv_general_dilated(
         x,
         kernel[::-1, ::-1],
@@ -82,12 +89,13 @@ def _conv_flipped(x, kernel, padding):
 
 
 def _interleaved(x, kernel, stride, product):
-    """The whole output before cropping, [B, h * stride, w * stride, C].
+    """The output before cropping, [B, h * stride, w * stride, C].
 
-    An output pixel at i * stride + r sees kernel[a * stride + r] at x[i - a], for each
-    a below ceil(kh / stride): the kernel is cut into such taps of stride**2 phases.
+    The output pixel i * stride + r is the sum of x[i - a] * kernel[a * stride + r] over
+    all a below ceil(kh / stride). The kernel is split into these taps, each of which
+    has stride**2 phases.
     """
-    rows, columns = (-(-k // stride) for k in kernel.shape[:2])
+    rows, columns = (divide_up(k, stride) for k in kernel.shape[:2])
     fill = [(0, n * stride - k) for n, k in zip((rows, columns), kernel.shape)]
     kernel = jnp.pad(kernel, fill + [(0, 0)] * (kernel.ndim - 2))
     kernel = kernel.reshape(rows, stride, columns, stride, *kernel.shape[2:])
@@ -117,23 +125,25 @@ def _channelwise_phases(taps):
         x.astype(wide)[:, :, None, :, None] * k.astype(wide)[None, None, :, None]
         for x, k in taps
     ]
-    return sum(products).astype(dtype)
+    return functools.reduce(operator.add, products).astype(dtype)
 
 
 def _check(x, kernel, stride, padding):
     if x.ndim != 4 or kernel.ndim not in (3, 4) or x.shape[3] != kernel.shape[2]:
         raise ValueError(
-            f"x has shape {x.shape} and kernel {kernel.shape}; give [B, H, W, Cin] "
-            "with [kh, kw, Cin, Cout], or with [kh, kw, Cin] to keep channels apart."
+            f"x has shape {x.shape} and kernel has shape {kernel.shape}; expected "
+            "[B, H, W, Cin] and [kh, kw, Cin, Cout], or [kh, kw, Cin] for a depthwise "
+            "convolution."
         )
     if stride < 1 or padding < 0:
         raise ValueError(
-            f"stride is {stride} and padding {padding}; give at least 1 and 0."
+            f"stride is {stride} and padding is {padding}; stride must be at least 1 "
+            "and padding at least 0."
         )
     for axis, n, k in zip(("height", "width"), x.shape[1:], kernel.shape):
         whole = (n - 1) * stride + k
         if whole <= 2 * padding:
             raise ValueError(
-                f"nothing is left of {axis} {whole} when {padding} is cut off both "
-                f"sides; give a padding below {(whole + 1) // 2}."
+                f"padding {padding} crops the whole {axis} of the output, {whole} "
+                f"pixels; it must be below {(whole + 1) // 2}."
             )

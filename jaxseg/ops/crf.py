@@ -9,24 +9,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxseg.ops import gaussian, permutohedral
+from jaxseg.ops.probabilities import log_probabilities
+from jaxseg.utils.rounding import round_up
 
-_NAMES = ("w_bilateral", "sigma_xy", "sigma_rgb", "w_spatial", "sigma_spatial")
+
+def _preset(**parameters: float) -> Mapping[str, float]:
+    return MappingProxyType(parameters)
+
 
 PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "deeplab": MappingProxyType(dict(zip(_NAMES, (5.0, 50.0, 10.0, 3.0, 3.0)))),
-        "deeplab_v2": MappingProxyType(dict(zip(_NAMES, (4.0, 67.0, 3.0, 3.0, 1.0)))),
-        "deconvnet": MappingProxyType(dict(zip(_NAMES, (5.0, 20.0, 3.0, 3.0, 3.0)))),
+        "deeplab": _preset(
+            w_bilateral=5.0,
+            sigma_xy=50.0,
+            sigma_rgb=10.0,
+            w_spatial=3.0,
+            sigma_spatial=3.0,
+        ),
+        "deeplab_v2": _preset(
+            w_bilateral=4.0,
+            sigma_xy=67.0,
+            sigma_rgb=3.0,
+            w_spatial=3.0,
+            sigma_spatial=1.0,
+        ),
+        "deconvnet": _preset(
+            w_bilateral=5.0,
+            sigma_xy=20.0,
+            sigma_rgb=3.0,
+            w_spatial=3.0,
+            sigma_spatial=3.0,
+        ),
     }
 )
-"""Keyword arguments of `dense_crf`, all for 10 iterations on PASCAL VOC: DeepLab v1's
-VGG16 (official `SetupEnv.m`), v2's ResNet-101 (the deeplab-pytorch config), DeconvNet's
-(official `generate_EDeconvNet_CRF_results.m`)."""
+"""Keyword arguments of `dense_crf`, for 10 iterations on PASCAL VOC: DeepLab v1 on VGG16
+(official `SetupEnv.m`), DeepLab v2 on ResNet-101 (the deeplab-pytorch config), and
+DeconvNet (official `generate_EDeconvNet_CRF_results.m`)."""
 
 FLOOR = 1e-5
-"""Smaller probabilities count as this one, as in pydensecrf: no class is impossible."""
+"""Smaller probabilities are replaced by this one, as in pydensecrf, so that no class is
+impossible."""
 
 
 def dense_crf(
@@ -42,69 +67,69 @@ def dense_crf(
     valid: jax.Array | None = None,
     exact: bool = False,
 ) -> jax.Array:
-    """Refines class probabilities so that pixels alike in place and colour agree.
+    """Refines class probabilities so that nearby pixels of similar color agree.
 
-    Mean field for the energy with unary terms -log p, Potts compatibility, and kernels
+    Mean-field inference for unary terms -log p, Potts compatibility and the kernels
 
         k_b(i, j) = exp(-|xy_i - xy_j|^2 / (2 sigma_xy^2)
                         - |rgb_i - rgb_j|^2 / (2 sigma_rgb^2))
         k_s(i, j) = exp(-|xy_i - xy_j|^2 / (2 sigma_spatial^2))
 
-    from q = p, all pixels at once, `iterations` times:
+    Starting at q = p, all pixels are updated at once, `iterations` times:
 
         q_i <- softmax(log p_i + w_bilateral * sum_j k_b'(i, j) q_j
                                + w_spatial * sum_j k_s'(i, j) q_j)
 
-    where k' is k normalised symmetrically, k'(i, j) = k(i, j) / sqrt(n_i n_j) with
-    n_i = sum_j k(i, j). The sums include j = i. Both are so in pydensecrf by default.
+    where k' is k normalized symmetrically, k'(i, j) = k(i, j) / sqrt(n_i n_j) with
+    n_i = sum_j k(i, j), and the sums include j = i. These are pydensecrf's defaults.
 
-    The spatial filter is exact to float32. The bilateral one is the permutohedral
-    lattice's, the reference implementation's own approximation (`permutohedral`):
-    messages are off by 3 to 7 %, and after 10 iterations on a trained model's
-    probabilities 0.5 to 2 % of the pixels get another class than by the exact kernel
-    (`benchmarks/crf.py` measures it). `exact=True` sums over all pairs of pixels: for
-    small images anywhere, and for photographs on an accelerator.
+    The spatial filter is exact up to float32. The bilateral filter uses the
+    permutohedral lattice (`permutohedral`), as the reference implementation does: its
+    messages are off by 3 to 7 %, and after 10 iterations on the probabilities of a
+    trained model 0.5 to 2 % of the pixels get another class than with the exact kernel
+    (measured by `benchmarks/crf.py`). `exact=True` sums over all pairs of pixels: for
+    small images, or on an accelerator.
 
-    Pure, and jitted as it is: one program per shape, `sigma_spatial`, `iterations`
-    and `exact`. Everything else may be traced. Gradients reach the probabilities and
-    both weights, and with `exact` also `sigma_xy` and `sigma_rgb`; the lattice
-    refuses those. Under an outer `jit` values cannot be seen, so only shapes and types
-    are checked. Give several images by a leading axis, rather than `vmap`: they go one
-    by one, each with no more work than its own number of colours needs.
+    The function is pure and already jitted: it compiles once per shape,
+    `sigma_spatial`, `iterations` and `exact`; all other arguments may be traced.
+    Gradients flow to the probabilities and both weights, and with `exact` also to
+    `sigma_xy` and `sigma_rgb`; the lattice raises an error for these two. Under an
+    outer `jit` only shapes and dtypes are checked, since values are unknown. Pass
+    several images by a leading axis rather than by `vmap`: they are processed one by
+    one, so that each costs no more than its own number of colors requires.
 
     Args:
-        probabilities: of classes, [H, W, K] or [B, H, W, K], floating; each pixel's
-            sum to 1. Those below 1e-5 count as 1e-5.
-        image: RGB in [0, 255], not normalised, uint8 [H, W, 3] or [B, H, W, 3].
-        w_bilateral: weight of pixels near in place and colour.
-        sigma_xy: their standard deviation in place, in pixels.
-        sigma_rgb: and in colour, in units of the image.
-        w_spatial: weight of pixels near in place.
-        sigma_spatial: their standard deviation, in pixels; a plain number.
-        iterations: of mean field; 0 gives the probabilities back.
-        valid: bool [H, W] or [B, H, W]; False is padding, which has no influence on
-            the rest. All is valid by default.
-        exact: whether to sum the bilateral kernel over all pairs, in O((H*W)^2) time
-            and O(H*W) memory.
+        probabilities: class probabilities, [H, W, K] or [B, H, W, K], floating, which
+            sum to 1 over the classes. Those below 1e-5 are replaced by 1e-5.
+        image: RGB in [0, 255], not normalized, uint8 [H, W, 3] or [B, H, W, 3].
+        w_bilateral: weight of the bilateral kernel.
+        sigma_xy: standard deviation of the bilateral kernel in position, in pixels.
+        sigma_rgb: standard deviation of the bilateral kernel in color, in gray levels.
+        w_spatial: weight of the spatial kernel.
+        sigma_spatial: standard deviation of the spatial kernel, in pixels; not traced.
+        iterations: number of mean-field updates; 0 returns the probabilities.
+        valid: bool [H, W] or [B, H, W], False for padding, which does not influence
+            the other pixels. All pixels are valid by default.
+        exact: whether to sum the bilateral kernel over all pairs of pixels, in
+            O((H*W)^2) time and O(H*W) memory.
 
     Returns:
-        Probabilities, float32, in the shape of `probabilities`. What they are in
-        padding means nothing.
+        Probabilities, float32, in the shape of `probabilities`. They are undefined in
+        the padding.
 
     Raises:
-        ValueError: if shapes or types are not these, probabilities are no
-            probabilities, a standard deviation is not above 0, or `sigma_spatial` is
+        ValueError: if a shape or dtype is wrong, `probabilities` are not
+            probabilities, a standard deviation is not positive, or `sigma_spatial` is
             traced.
 
     Source: Krähenbühl and Koltun, Efficient inference in fully connected CRFs with
     Gaussian edge potentials, NIPS 2011, https://arxiv.org/abs/1210.5644.
     """
-    if valid is None:
-        valid = np.ones(np.shape(image)[:-1], bool)
-    _check_arrays(probabilities, image, valid)
+    mask = np.ones(np.shape(image)[:-1], bool) if valid is None else valid
+    _check_arrays(probabilities, image, mask)
     _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations)
-    if not any(isinstance(x, jax.core.Tracer) for x in (probabilities, valid)):
-        _check_probabilities(probabilities, valid)
+    if not any(isinstance(x, Tracer) for x in (probabilities, mask)):
+        _check_probabilities(probabilities, mask)
     infer = functools.partial(
         _mean_field,
         w_bilateral=w_bilateral,
@@ -115,13 +140,13 @@ def dense_crf(
         iterations=iterations,
         exact=exact,
     )
-    return infer(probabilities, image, valid)
+    return infer(probabilities, image, mask)
 
 
 def pad_to_multiple(
     probabilities: np.ndarray, image: np.ndarray, multiple: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pads below and to the right, so that images of many sizes share programs.
+    """Pads at the bottom and right, so that one program serves images of many sizes.
 
         padded, image, valid = pad_to_multiple(probabilities, image, 64)
         q = dense_crf(padded, image, valid=valid, **PRESETS["deeplab"])[:h, :w]
@@ -129,13 +154,14 @@ def pad_to_multiple(
     Args:
         probabilities: [H, W, K].
         image: [H, W, 3].
-        multiple: of which height and width become one, in pixels.
+        multiple: height and width are padded to a multiple of this, in pixels.
 
     Returns:
-        Both padded, and which pixels are not padding, bool, for `dense_crf`.
+        The padded probabilities and image, and a mask for the argument `valid` of
+        `dense_crf`, bool, False in the padding.
     """
     h, w = image.shape[:2]
-    margins = ((0, -h % multiple), (0, -w % multiple))
+    margins = tuple((0, round_up(n, multiple) - n) for n in (h, w))
     fill = 1 / probabilities.shape[-1]
     return (
         np.pad(probabilities, (*margins, (0, 0)), constant_values=fill),
@@ -166,8 +192,8 @@ def _mean_field_of_one(
     exact,
 ):
     h, w, classes = probabilities.shape
-    log_p = jnp.log(jnp.maximum(probabilities.astype(jnp.float32), FLOOR))
-    # Whatever stands in padding, even NaN, is left out here.
+    log_p = log_probabilities(probabilities.astype(jnp.float32), FLOOR)
+    # Removes the padding, which may be NaN.
     log_p = jnp.where(valid[:, :, None], log_p, 0).reshape(h * w, classes)
     valid = valid.reshape(h * w)
 
@@ -196,21 +222,21 @@ def _mean_field_of_one(
 
 
 def _normalized(filter_: Callable, valid: jax.Array) -> Callable:
-    """The filter with its kernel normalised symmetrically, among valid pixels."""
+    """The filter with its kernel normalized symmetrically over the valid pixels."""
     valid = valid[:, None].astype(jnp.float32)
-    # Every pixel sees itself, so a sum is 0 only where nothing is valid.
+    # The sum includes the pixel itself, so it is 0 only in the padding.
     total = filter_(valid)
     scale = valid * lax.rsqrt(jnp.where(total > 0, total, 1))
     return lambda x: scale * filter_(scale * x)
 
 
 def _features(image, sigma_xy, sigma_rgb):
-    """Place and colour of every pixel in standard deviations, float32 [H*W, 5]."""
+    """Position and color of every pixel in standard deviations, float32 [H*W, 5]."""
     h, w, _ = image.shape
     y, x = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")
-    place = jnp.stack([x, y], axis=-1).astype(jnp.float32) / sigma_xy
+    position = jnp.stack([x, y], axis=-1).astype(jnp.float32) / sigma_xy
     color = image.astype(jnp.float32) / sigma_rgb
-    return jnp.concatenate([place, color], axis=-1).reshape(h * w, 5)
+    return jnp.concatenate([position, color], axis=-1).reshape(h * w, 5)
 
 
 @jax.custom_jvp
@@ -221,8 +247,8 @@ def _constant(sigma):
 @_constant.defjvp
 def _no_derivative(primals, tangents):
     raise ValueError(
-        "The lattice has no derivative in sigma_xy and sigma_rgb; take exact=True, or "
-        "jax.lax.stop_gradient of them."
+        "The lattice has no derivative with respect to sigma_xy and sigma_rgb; use "
+        "exact=True, or apply jax.lax.stop_gradient to them."
     )
 
 
@@ -232,13 +258,13 @@ def _check_arrays(probabilities, image, valid):
         probabilities.dtype, jnp.floating
     ):
         raise ValueError(
-            f"probabilities are {probabilities.dtype} {list(shape)}; give floating "
-            "[H, W, K] or [B, H, W, K], a softmax of logits."
+            f"probabilities are {probabilities.dtype} {list(shape)}; expected floating "
+            "[H, W, K] or [B, H, W, K], such as a softmax of logits."
         )
     if image.dtype != np.uint8 or np.shape(image)[-1:] != (3,):
         raise ValueError(
-            f"image is {image.dtype} {list(np.shape(image))}; give uint8 RGB, "
-            "[..., H, W, 3], as it was before normalisation."
+            f"image is {image.dtype} {list(np.shape(image))}; expected uint8 RGB "
+            "[..., H, W, 3], not normalized."
         )
     if np.shape(image)[:-1] != shape[:-1]:
         raise ValueError(
@@ -247,32 +273,34 @@ def _check_arrays(probabilities, image, valid):
         )
     if valid.dtype != bool or np.shape(valid) != shape[:-1]:
         raise ValueError(
-            f"valid is {valid.dtype} {list(np.shape(valid))}; give bool "
-            f"{list(shape[:-1])}, False where the image is padding."
+            f"valid is {valid.dtype} {list(np.shape(valid))}; expected bool "
+            f"{list(shape[:-1])}, False in the padding."
         )
 
 
 def _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations):
-    if isinstance(sigma_spatial, jax.core.Tracer):
+    if isinstance(sigma_spatial, Tracer):
         raise ValueError(
-            "sigma_spatial is traced, but decides how far the filter reaches; give a "
-            "plain number."
+            "sigma_spatial is traced, but it sets the size of the filter; pass a "
+            "Python number."
         )
     sigmas = dict(sigma_xy=sigma_xy, sigma_rgb=sigma_rgb, sigma_spatial=sigma_spatial)
     for name, sigma in sigmas.items():
-        if not isinstance(sigma, jax.core.Tracer) and not 0 < sigma < math.inf:
-            raise ValueError(f"{name} is {sigma}; give a number above 0.")
+        if not isinstance(sigma, Tracer) and not 0 < sigma < math.inf:
+            raise ValueError(f"{name} is {sigma}; it must be positive.")
     if iterations < 0:
-        raise ValueError(f"iterations is {iterations}; give at least 0, usually 10.")
+        raise ValueError(
+            f"iterations is {iterations}; it must be at least 0, usually 10."
+        )
 
 
 def _check_probabilities(probabilities, valid):
     p = np.asarray(probabilities).astype(np.float32)[np.asarray(valid)]
-    least = np.min(p, initial=0)
-    most_off = np.max(np.abs(p.sum(axis=-1) - 1), initial=0)
+    smallest = np.min(p, initial=0)
+    error = np.max(np.abs(p.sum(axis=-1) - 1), initial=0)
     # Written so that NaN fails too. Sums of bfloat16 are off by up to 0.01.
-    if not (least >= 0 and most_off <= 0.01):
+    if not (smallest >= 0 and error <= 0.01):
         raise ValueError(
-            f"probabilities go down to {least:.3g} and sums over classes are up to "
-            f"{most_off:.3g} off 1; give a softmax of finite logits."
+            f"the smallest probability is {smallest:.3g}, and sums over the classes "
+            f"differ from 1 by up to {error:.3g}; pass a softmax of finite logits."
         )

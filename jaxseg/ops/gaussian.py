@@ -1,4 +1,4 @@
-"""Exact Gaussian sums: over the plane, and over all pairs of points."""
+"""Exact Gaussian sums: over the image plane, and over all pairs of points."""
 
 import math
 
@@ -7,33 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.utils.rounding import divide_up, round_up
+
 _TILE = 64  # Outputs of one matrix product along an axis.
 _CHUNK = 256  # Rows of the matrix of all pairs that are in memory at a time.
 
 
 def blur(x: jax.Array, sigma: float) -> jax.Array:
-    """Gaussian sums over the plane, with zeros around it.
+    """Gaussian sums over the image plane, with zero padding.
 
         y[i] = sum over j of exp(-|i - j|^2 / (2 sigma^2)) * x[j]
 
-    along rows and columns in turn, cut off at 5 sigma: a part in 10^6 of the whole.
+    along rows and columns in turn. The kernel is truncated at 5 sigma, which loses
+    about 1e-6 of its sum.
 
     Args:
         x: values, float32 [H, W, C].
         sigma: standard deviation in pixels, above 0.
 
     Returns:
-        The sums, not divided by that of the kernel, float32 [H, W, C].
+        The sums, not divided by the sum of the kernel, float32 [H, W, C].
     """
     return _blur_axis(_blur_axis(x, sigma, 0), sigma, 1)
 
 
 def _blur_axis(x, sigma, axis):
-    # A banded matrix by tiles: products of small matrices, which all devices are fast
-    # at, and a program that does not grow with sigma.
+    # A banded matrix product in tiles: small dense products, which are fast on every
+    # device, and a program whose size does not depend on sigma.
     size = x.shape[axis]
     radius = min(math.ceil(5 * sigma), size - 1)
-    tiles = -(-size // _TILE)
+    tiles = divide_up(size, _TILE)
     window = np.arange(_TILE + 2 * radius)
     offset = window - radius - np.arange(_TILE)[:, None]
     kernel = np.exp(-0.5 * (offset / sigma) ** 2) * (abs(offset) <= radius)
@@ -53,20 +56,20 @@ def sum_pairs(features: jax.Array, x: jax.Array) -> jax.Array:
         y[i] = sum over j of exp(-|f_i - f_j|^2 / 2) * x[j]
 
     Args:
-        features: points in standard deviations, float32 [N, d].
-        x: their values, float32 [N, C].
+        features: points f in units of the standard deviation, float32 [N, d].
+        x: values, float32 [N, C].
 
     Returns:
-        The sums, float32 [N, C]; differentiable in both, and keeping no more memory
-        for it.
+        The sums, float32 [N, C]. Differentiable in both arguments, in O(N) memory.
     """
     n, d = features.shape
-    rows = jnp.pad(features, ((0, -n % _CHUNK), (0, 0))).reshape(-1, _CHUNK, d)
+    padding = round_up(n, _CHUNK) - n
+    rows = jnp.pad(features, ((0, padding), (0, 0))).reshape(-1, _CHUNK, d)
 
-    # Rows of the matrix are made again for the gradient, rather than kept.
+    # The backward pass recomputes the rows of the matrix instead of storing them.
     @jax.checkpoint
     def chunk(rows):
-        # Not by |a|^2 + |b|^2 - 2 a b, in which float32 would cancel.
+        # |a|^2 + |b|^2 - 2 a b would suffer from cancellation in float32.
         square = sum(
             jnp.square(rows[:, k][:, None] - features[:, k][None]) for k in range(d)
         )

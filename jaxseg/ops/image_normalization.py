@@ -1,4 +1,4 @@
-"""From stored pixels to what a network was trained on."""
+"""Normalization of stored pixels to the range that a network was trained on."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ class Normalization:
     """Normalizes pixels: `(x - mean) / std`.
 
     Attributes:
-        mean: one value for each channel, or one for all, on the scale of the pixels.
-        std: likewise.
+        mean: one value per channel, or one for all channels, in units of the pixels.
+        std: standard deviations, in the same form.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self):
-        """Takes any sequence, and keeps tuples."""
+        """Converts any sequence to a tuple."""
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
 
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Maps pixels [B, H, W, C] of any type to float32 [B, H, W, C]."""
+        """Normalizes pixels of any dtype, [B, H, W, C], to float32 [B, H, W, C]."""
         mean, std = (
             jnp.broadcast_to(jnp.asarray(v, jnp.float32), image.shape[-1:])
             for v in (self.mean, self.std)

@@ -1,10 +1,10 @@
-"""Resizing photographs in a program as OpenCV does on the host, to the last bit.
+"""Resizing images on the device, bit for bit as OpenCV resizes them on the host.
 
-A network that is fed at one size has seen images that OpenCV has resized: averaged over
-the area under each pixel where they shrink, interpolated linearly where they grow. What
-is exported must do the same itself, and a mean over pixels often lies exactly between
-two grey levels: which of them it becomes is a matter of OpenCV's order of rounding, so
-that order is kept here. Heights and widths of the image may be symbolic.
+A network with a fixed input size was trained on images resized by OpenCV: averaged over
+the area of each output pixel when they shrink, interpolated bilinearly when they grow.
+An exported network must do the same by itself. Averages often lie exactly between two
+gray levels, so the result depends on the order of OpenCV's rounding steps, which this
+code reproduces. Heights and widths of the image may be symbolic.
 
 Source: opencv/modules/imgproc/src/resize.cpp.
 """
@@ -15,13 +15,13 @@ from jax import lax
 
 
 def resize_image(image: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes images, averaging where they shrink and interpolating where they grow.
+    """Resizes images by area averaging if they shrink, else by interpolation.
 
-    Equal to `jaxseg.data.transforms.resize_image`, for images of a batch.
+    Equal to `jaxseg.data.transforms.resize_image` applied to each image of the batch.
 
     Args:
         image: uint8 [B, H, W, C].
-        size: height and width to give them.
+        size: (height, width) of the result, in pixels.
 
     Returns:
         uint8 [B, *size, C].
@@ -34,38 +34,38 @@ def resize_image(image: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _average(image, size):
-    """INTER_AREA: float sums over the columns, then the rows, under each pixel."""
+    """INTER_AREA: float sums over the columns, then the rows, of each pixel's area."""
     factors = [jnp.asarray(n) // out for n, out in zip(image.shape[1:3], size)]
     rest = [jnp.asarray(n) % out for n, out in zip(image.shape[1:3], size)]
     whole = (rest[0] == 0) & (rest[1] == 0)
     x = image.astype(jnp.float32)
     for axis in (2, 1):
         x = _sum(x, size[axis - 1], axis, whole)
-    # Over windows of whole pixels OpenCV sums integers and divides once.
+    # If each area holds whole pixels, OpenCV sums integers and divides once.
     mean = jnp.where(whole, x * (1 / (factors[0] * factors[1])), x)
-    halves = whole & (factors[0] == 2) & (factors[1] == 2)
-    mean = jnp.where(halves, jnp.floor((x + 2) / 4), jnp.round(mean))
+    two_by_two = whole & (factors[0] == 2) & (factors[1] == 2)
+    mean = jnp.where(two_by_two, jnp.floor((x + 2) / 4), jnp.round(mean))
     return jnp.clip(mean, 0, 255).astype(jnp.uint8)
 
 
 def _sum(x, out, axis, whole):
-    """The pixels under each of `out`, weighed by the share of it that they cover."""
+    """Sums over the area of each of `out` pixels, weighted by the overlap."""
     n = x.shape[axis]
     i = jnp.arange(out)
-    begin, before = jnp.divmod(i * n, out)  # in pixels, and a rest in 1 / out of them
+    begin, before = jnp.divmod(i * n, out)  # whole pixels, remainder in 1 / out pixel
     end, after = jnp.divmod((i + 1) * n, out)
 
     def add(tap, total):
         pixel = begin + tap
         covered = jnp.where(pixel < end, out, jnp.where(pixel == end, after, 0))
         covered = jnp.where(tap == 0, covered - before, covered)
-        # OpenCV leaves out what covers less than a thousandth of a pixel.
+        # OpenCV ignores overlaps of less than a thousandth of a pixel.
         covered = jnp.where(covered * 1000 > out, covered, 0)
         weight = _divide(covered, jnp.where(whole, out, n))
         weight = weight.reshape([-1 if k == axis else 1 for k in range(4)])
         term = weight * jnp.take(x, pixel, axis=axis, mode="clip")
-        # The maximum changes nothing but keeps compilers from fusing product and sum,
-        # which would round once and not twice.
+        # The maximum does not change the value. It keeps compilers from fusing the
+        # product and the sum, which would then be rounded once instead of twice.
         return total + jnp.maximum(term, 0)
 
     shape = [out if k == axis else m for k, m in enumerate(x.shape)]
@@ -77,27 +77,36 @@ def _interpolate(image, size):
     x = image.astype(jnp.int32)
     pixel, weights = _between(x.shape[2], size[1])
     inside = (pixel >= 0) & (pixel < x.shape[2] - 1)
-    # Beside the image a column counts whole, while a row is mixed with itself.
+    # Beyond the border OpenCV gives a column the full weight, but blends a row with
+    # itself.
     weights = jnp.where(inside[None], weights, jnp.array([[2048], [0]]))
     pixel = jnp.clip(pixel, 0, x.shape[2] - 1)
-    columns = [jnp.take(x, pixel + k, axis=2, mode="clip") for k in (0, 1)]
-    x = sum(c * w[None, None, :, None] for c, w in zip(columns, weights))
+    left, right = (
+        jnp.take(x, pixel + k, axis=2, mode="clip") * weights[k][None, None, :, None]
+        for k in (0, 1)
+    )
+    x = left + right
     pixel, weights = _between(x.shape[1], size[0])
-    rows = [jnp.take(x, pixel + k, axis=1, mode="clip") for k in (0, 1)]
-    x = sum((r >> 4) * w[None, :, None, None] >> 16 for r, w in zip(rows, weights))
-    return jnp.clip((x + 2) >> 2, 0, 255).astype(jnp.uint8)
+    above, below = (
+        (jnp.take(x, pixel + k, axis=1, mode="clip") >> 4)
+        * weights[k][None, :, None, None]
+        >> 16
+        for k in (0, 1)
+    )
+    return jnp.clip((above + below + 2) >> 2, 0, 255).astype(jnp.uint8)
 
 
 def _between(n, out):
-    """The pixel before each of `out`, and the weights of it and the next in 1/2048."""
-    place = _divide((2 * jnp.arange(out) + 1) * n - out, jnp.asarray(2 * out))
-    pixel = jnp.floor(place)
-    fraction = place - pixel
+    """The pixel before each of `out`, and weights of it and the next in 1/2048."""
+    position = _divide((2 * jnp.arange(out) + 1) * n - out, jnp.asarray(2 * out))
+    pixel = jnp.floor(position)
+    fraction = position - pixel
     weights = jnp.stack([1 - fraction, fraction])
     return pixel.astype(jnp.int32), jnp.round(weights * 2048).astype(jnp.int32)
 
 
 def _divide(x, divisor):
-    """Integers as floats; compilers would multiply by a scalar's rounded inverse."""
-    divisor = jnp.broadcast_to(divisor, x.shape).astype(jnp.float32)
+    """Divides integers in float32, correctly rounded."""
+    # Compilers would multiply by the rounded inverse of a scalar divisor instead.
+    divisor = jnp.broadcast_to(divisor, jnp.shape(x)).astype(jnp.float32)
     return x.astype(jnp.float32) / lax.optimization_barrier(divisor)

@@ -1,20 +1,22 @@
-"""Max pooling over any windows, with indices over the plane, and its inverse.
+"""Max pooling over any windows, with flat indices over the plane, and its inverse.
 
-Every geometry of `torch.nn.MaxPool2d`, overlapping windows included. Pooling is slices
-and comparisons, forward and backward, and shards over space; unpooling scatters. For
-disjoint windows `jaxseg.ops.pooling` is faster.
+Supports every geometry of `torch.nn.MaxPool2d`, including overlapping windows. Pooling
+uses slices and comparisons, forward and backward, so it can be sharded over space;
+unpooling is a scatter. For disjoint windows `jaxseg.ops.pooling` is faster.
 
 Derivatives are defined in reverse mode, to any order.
 """
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from jaxseg.utils.rounding import divide_up
 
 IntOrPair = int | tuple[int, int]
 
@@ -27,32 +29,33 @@ def max_pool_indices(
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Max-pools any windows; also returns each maximum's flat index over the plane.
+    """Max-pools any windows; also returns the flat index of each maximum.
 
     Equal to `torch.nn.MaxPool2d(return_indices=True)` in values, indices and
-    gradients: ties, NaN and clipping as in `max_pool_argmax`, and padding is never
-    selected. Along each axis the output has
+    gradients. Ties, NaN and clipping are handled as in `max_pool_argmax`, and padding
+    is never selected. Along each axis the output has
 
         (H + 2 * padding - dilation * (window - 1) - 1) / stride + 1
 
-    places, rounded down, or up in ceil mode without a last window that would begin
-    behind the image and its first padding. (Caffe rounds up always, and keeps such a
-    window if there is no padding; it needs stride > window.)
+    pixels, rounded down. With `ceil_mode` it is rounded up, without a last window that
+    would begin behind the image and its leading padding. (Caffe always rounds up, and
+    keeps such a window if there is no padding, which is possible if stride > window.)
 
     Args:
         x: features, [B, H, W, C], any real dtype.
         window: height and width of the window, or one int for both, in pixels.
-        stride: from window to window; by default `window`, which leaves no overlap.
+        stride: distance between windows, in pixels; by default `window`, without
+            overlap.
         padding: on every side, in pixels, at most half the window.
-        dilation: step from pixel to pixel inside a window.
-        ceil_mode: whether to keep last windows that reach over the edge.
+        dilation: distance between the pixels of a window.
+        ceil_mode: whether to keep last windows that extend beyond the image.
 
     Returns:
         Maxima [B, h, w, C] in the dtype of `x`, and their indices, int32, same shape,
         row * W + column.
 
     Raises:
-        ValueError: if the geometry is impossible or a window would hold no pixel.
+        ValueError: if the geometry is impossible or a window would contain no pixel.
     """
     check_map("x", x)
     window = _pair("window", window, 1)
@@ -73,15 +76,15 @@ def max_pool_indices(
 def max_unpool_indices(
     y: jax.Array, indices: jax.Array, size: tuple[int, int]
 ) -> jax.Array:
-    """Puts every value at its flat index over the plane, among zeros.
+    """Writes every value to its flat index over the plane; other pixels are zero.
 
-    Equal to `torch.nn.MaxUnpool2d` with `output_size`. Where windows overlapped, one
-    index may come several times: one of its values is kept, and the gradient is the
-    one PyTorch gives, the pixel's whole gradient to each of them.
+    Equal to `torch.nn.MaxUnpool2d` with `output_size`. If windows overlapped, an index
+    may occur several times: one of its values is kept, and each of them gets the whole
+    gradient of the pixel, as in PyTorch.
 
     Args:
         y: features, [B, h, w, C], any real dtype.
-        indices: of each, [B, h, w, C], integer, in [0, H*W).
+        indices: flat index of each value, [B, h, w, C], integer, in [0, H*W).
         size: (H, W) of the result, in pixels.
 
     Returns:
@@ -93,21 +96,21 @@ def max_unpool_indices(
     check_map("y", y)
     check_same("indices", indices, y)
     b, _, _, c = y.shape
-    x = _scatter(_flatten(y), _flatten(indices), size[0] * size[1])
+    x: Any = _scatter(_flatten(y), _flatten(indices), size[0] * size[1])
     return x.reshape(b, *size, c)
 
 
 class _Grid(NamedTuple):
-    """Windows on a map: their number along both axes, and the form of each."""
+    """Windows on a map: their number along both axes, and the geometry of each."""
 
-    count: tuple[int, int]
+    counts: tuple[int, int]
     window: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
     def margins(self, size):
-        """Padding from the first window's first pixel to the last window's last."""
+        """Padding that makes the map end where the first and last windows end."""
         ends = (
             (p, (count - 1) * s + d * (k - 1) + 1 - p - n, 0)
             for count, k, s, p, d, n in zip(*self, size)
@@ -115,25 +118,25 @@ class _Grid(NamedTuple):
         return [(0, 0, 0), *ends, (0, 0, 0)]
 
     def pieces(self, x, fill):
-        """What each tap sees of `x`: maps [B, h, w, C], row by row of the window."""
+        """The values of `x` at each tap: maps [B, h, w, C], row by row of the window."""
         x = lax.pad(x, jnp.asarray(fill, x.dtype), self.margins(x.shape[1:3]))
         for offsets in self._offsets():
             rows, columns = (
                 slice(start, start + (count - 1) * step + 1, step)
-                for start, count, step in zip(offsets, self.count, self.stride)
+                for start, count, step in zip(offsets, self.counts, self.stride)
             )
             yield x[:, rows, columns]
 
     def spread(self, pieces, size):
-        """The sum of what each tap puts on a map of `size`: `pieces` transposed.
+        """The transpose of `pieces`: sums the values of all taps on a map of `size`.
 
-        Taps that see the same rows and columns of every stride are summed first, and
-        the sums then interleaved: far faster than adding maps with gaps.
+        Taps with the same phase (the offset modulo the stride) are summed first, then
+        the sums are interleaved: far faster than adding dilated maps.
         """
         sides = [
             count + d * (k - 1) // s
             for count, d, k, s in zip(
-                self.count, self.dilation, self.window, self.stride
+                self.counts, self.dilation, self.window, self.stride
             )
         ]
         phases = {}
@@ -141,13 +144,13 @@ class _Grid(NamedTuple):
             shifts, phase = zip(*map(divmod, offsets, self.stride))
             ends = (
                 (shift, side - count - shift, 0)
-                for shift, side, count in zip(shifts, sides, self.count)
+                for shift, side, count in zip(shifts, sides, self.counts)
             )
             zero = jnp.zeros((), piece.dtype)
             piece = lax.pad(piece, zero, [(0, 0, 0), *ends, (0, 0, 0)])
             phases[phase] = phases[phase] + piece if phase in phases else piece
-        b, _, _, c = piece.shape
-        empty = jnp.zeros((b, *sides, c), piece.dtype)
+        empty = jnp.zeros_like(phases[0, 0])
+        b, _, _, c = empty.shape
         rows, columns = self.stride
         y = jnp.stack(
             [
@@ -163,18 +166,18 @@ class _Grid(NamedTuple):
         return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
 
     def _offsets(self):
-        """First pixel that each tap sees, row by row of the window."""
+        """Offset of each tap from its window's first pixel, row by row."""
         for tap in itertools.product(*map(range, self.window)):
             yield tuple(i * d for i, d in zip(tap, self.dilation))
 
 
 def _search(x, first, grid):
-    """Number of the tap that sees each window's maximum, int32 [B, h, w, C].
+    """The tap at each window's maximum, int32 [B, h, w, C].
 
-    `first` is that of each window's first pixel, which wins if all are the lowest.
+    `first` is the first tap inside the image, which wins if all values are the lowest.
     """
     x = widened(x)
-    shape = (x.shape[0], *grid.count, x.shape[3])
+    shape = (x.shape[0], *grid.counts, x.shape[3])
     tap = jnp.broadcast_to(first[None, :, :, None], shape)
     maxima = jnp.full(shape, lowest(x.dtype), x.dtype)
     for k, piece in enumerate(grid.pieces(x, lowest(x.dtype))):
@@ -185,7 +188,7 @@ def _search(x, first, grid):
 
 
 def _indices(taps, width, grid):
-    """Flat index over the plane of what each tap sees, int32 [B, h, w, C]."""
+    """Flat index over the plane of each window's tap, int32 [B, h, w, C]."""
     row, column = (
         lax.broadcasted_iota(jnp.int32, taps.shape, axis) * s - p + tap * d
         for axis, s, p, d, tap in zip(
@@ -201,7 +204,7 @@ def _indices(taps, width, grid):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _pick(x, taps, size, grid):
-    """What the chosen tap of each window sees, [B, h, w, C]."""
+    """The value at the chosen tap of each window, [B, h, w, C]."""
     del size
     y = jnp.zeros(taps.shape, x.dtype)
     for k, piece in enumerate(grid.pieces(x, 0)):
@@ -214,54 +217,55 @@ def _pick_fwd(x, taps, size, grid):
 
 
 def _pick_bwd(size, grid, taps, g):
-    return _lay(g, taps, size, grid), None
+    return _add(g, taps, size, grid), None
 
 
 _pick.defvjp(_pick_fwd, _pick_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lay(y, taps, size, grid):
-    """Adds each window's value to the pixel that its tap sees: `_pick` transposed."""
+def _add(y, taps, size, grid):
+    """Adds each window's value to the pixel at its tap: the transpose of `_pick`."""
     count = grid.window[0] * grid.window[1]
     return grid.spread((jnp.where(taps == k, y, 0) for k in range(count)), size)
 
 
-def _lay_fwd(y, taps, size, grid):
-    return _lay(y, taps, size, grid), taps
+def _add_fwd(y, taps, size, grid):
+    return _add(y, taps, size, grid), taps
 
 
-def _lay_bwd(size, grid, taps, g):
+def _add_bwd(size, grid, taps, g):
     return _pick(g, taps, size, grid), None
 
 
-_lay.defvjp(_lay_fwd, _lay_bwd)
+_add.defvjp(_add_fwd, _add_bwd)
 
 
 def _axis_geometry(size, window, stride, padding, dilation, ceil_mode):
-    """Number of windows along an axis, and each one's first tap inside the image."""
+    """Number of windows along an axis, and the first tap of each inside the image."""
     if 2 * padding > window:
         raise ValueError(
-            f"padding {padding} is more than half the window of {window}; "
-            f"pad by at most {window // 2}."
+            f"padding {padding} is more than half of the window {window}; it must be "
+            f"at most {window // 2}."
         )
     span = dilation * (window - 1) + 1
     room = size + 2 * padding - span + (stride - 1 if ceil_mode else 0)
     count = room // stride + 1
     if count < 1:
         raise ValueError(
-            f"a window that spans {span} pixels does not fit into {size} pixels padded "
-            f"by {padding}; give a larger map or a smaller window or dilation."
+            f"a window that spans {span} pixels does not fit into {size} pixels with "
+            f"padding {padding}; use a larger map, or a smaller window or dilation."
         )
     if ceil_mode and (count - 1) * stride >= size + padding:
         count -= 1
-    # Windows without a pixel begin before the image, between two taps, or behind it.
-    for place in (*range(-(-padding // stride)), count - 1):
-        start = place * stride - padding
-        if place < count and (start % dilation if start < 0 else start) >= size:
+    # A window without a pixel begins before the image, with the image between two of
+    # its taps, or behind the image.
+    for number in (*range(divide_up(padding, stride)), count - 1):
+        start = number * stride - padding
+        if number < count and (start % dilation if start < 0 else start) >= size:
             raise ValueError(
-                f"the window that begins at pixel {start} of {size} holds no "
-                f"pixel; give less padding ({padding}) or dilation ({dilation})."
+                f"the window that begins at pixel {start} of {size} contains no pixel; "
+                f"reduce the padding ({padding}) or the dilation ({dilation})."
             )
     start = lax.iota(jnp.int32, count) * stride - padding
     first = -(jnp.minimum(start, 0) // dilation)
@@ -294,28 +298,19 @@ def _pair(name, value, least):
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or min(pair) < least:
         raise ValueError(
-            f"{name} is {value!r}; give an int of at least {least}, or two of them."
+            f"{name} is {value!r}; expected an int of at least {least}, or two of them."
         )
     return pair
 
 
-def greater(value, best):
-    """Whether `value` takes the lead: PyTorch's rule, in which NaN always does."""
+def greater(value: jax.Array, best: jax.Array) -> jax.Array:
+    """Whether `value` replaces `best` as the maximum; NaN always does, as in PyTorch."""
     larger = value > best
     return larger | jnp.isnan(value) if _is_float(value) else larger
 
 
-def windows(n, window):
-    """Windows side by side that cover n pixels, the last of them perhaps in part.
-
-    Rounded up as convolutions round their sizes, so that the two stay equal where
-    sizes are symbolic, as in an export.
-    """
-    return (n - 1) // window + 1
-
-
-def widened(x):
-    """bfloat16 as float32: comparing it is exact, and several times faster on CPUs."""
+def widened(x: jax.Array) -> jax.Array:
+    """bfloat16 as float32: exact, and several times faster to compare on CPUs."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if _is_float(x) else x
 
 
@@ -323,26 +318,26 @@ def _is_float(x):
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def lowest(dtype):
-    """The value that no pixel is below."""
+def lowest(dtype: Any) -> float:
+    """The smallest value of a dtype."""
     if jnp.issubdtype(dtype, jnp.floating):
         return -np.inf
     return jnp.iinfo(dtype).min
 
 
-def check_map(name, x):
-    """Refuses what is not [B, H, W, C]."""
+def check_map(name: str, x: jax.Array) -> None:
+    """Raises a ValueError unless `x` is [B, H, W, C]."""
     if x.ndim != 4:
         raise ValueError(
-            f"{name} has shape {x.shape}; give [B, H, W, C], "
-            f"for instance {name}[None] for one image."
+            f"{name} has shape {x.shape}; expected [B, H, W, C], such as {name}[None] "
+            "for one image."
         )
 
 
-def check_same(name, x, y):
-    """Refuses places or indices that do not belong to `y`."""
+def check_same(name: str, x: jax.Array, y: jax.Array) -> None:
+    """Raises a ValueError unless there is one place or index for each value of `y`."""
     if x.shape != y.shape:
         raise ValueError(
-            f"{name} has shape {x.shape} and y {y.shape}; give one of {name} for every "
-            "value of y, from the pooling that y mirrors."
+            f"{name} has shape {x.shape} and y has shape {y.shape}; they must be equal, "
+            f"so use the {name} of the pooling that y corresponds to."
         )

@@ -1,4 +1,4 @@
-"""Local response normalisation across channels."""
+"""Local response normalization across channels."""
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,23 @@ def local_response_norm(
     beta: float = 0.75,
     k: float = 1.0,
 ) -> jax.Array:
-    """Divides each value by the energy of its neighbouring channels.
+    """Divides each value by the energy of its neighboring channels.
 
         y_c = x_c / (k + alpha / size * sum_{|d - c| <= size // 2} x_d^2) ^ beta
 
-    `alpha` is divided by `size`, as Caffe and PyTorch do and TensorFlow does not. The
-    formula is not scale-free: SegNet-Basic feeds it raw 0..255 pixels, and on pixels
-    in 0..1 it is almost the identity.
+    `alpha` is divided by `size`, as in Caffe and PyTorch but not in TensorFlow. The
+    result depends on the scale of `x`: SegNet-Basic applies it to raw pixels in 0..255;
+    on pixels in 0..1 it is almost the identity.
 
     Args:
         x: features, [..., C]; computed in float32, returned in the dtype of `x`.
-        size: number of channels in the window, odd.
-        alpha: weight of the energy, before division by `size`.
+        size: number of channels in the window, an odd number.
+        alpha: weight of the energy, before the division by `size`.
         beta: exponent.
         k: additive constant.
 
     Returns:
-        Normalised features, [..., C].
+        Normalized features, [..., C].
 
     Raises:
         ValueError: if `size` is even or not positive.
@@ -36,7 +36,7 @@ def local_response_norm(
     Source: AlexNet, sec. 3.3; Caffe's LRN layer, ACROSS_CHANNELS, for the constants.
     """
     if size < 1 or size % 2 == 0:
-        raise ValueError(f"size={size}: the window needs an odd number of channels.")
+        raise ValueError(f"size is {size}; it must be an odd number of channels.")
     wide = x.astype(jnp.float32)
     window = (1,) * (x.ndim - 1) + (size,)
     energy = lax.reduce_window(

@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh of devices: maps are pinned after every layer."""
+"""Sharding of feature maps over a device mesh; maps are pinned after every layer."""
 
 from typing import Any
 
@@ -7,30 +7,32 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 DATA, SPACE = "data", "space"
-"""Axes of a mesh: samples are split over the first, rows of images over the second."""
+"""Mesh axes: samples are sharded over the first, rows of images over the second."""
 
 LEAST_ROWS = 4
-"""Rows that each device must get of a map that is split; lower maps are copied."""
+"""Fewest rows per device of a sharded map; maps with fewer rows are replicated."""
 
 
 def pin(x: jax.Array, rows: int | None = None, reach: int = 0) -> jax.Array:
-    """Splits a map's samples over `data` and its rows over `space`.
+    """Shards the samples of a map over `data` and its rows over `space`.
 
-    The identity where the mesh in use has no such axes, as in a program for one device.
-    Without it the compiler chooses where a map lies, and where heights do not divide it
-    can choose to split the rows over some devices and to copy them to the rest: the
-    gradients of convolutions are then multiplied by the number of copies. So they are,
-    too, where a kernel reaches from one end of a map that is split to the other.
+    The identity if the current mesh does not have these axes, as on a single device.
+
+    Without pinning, the compiler chooses the sharding. If the height is not divisible
+    by the number of devices, it may shard the rows over some devices and replicate them
+    over the others, which multiplies the gradients of convolution kernels by the number
+    of replicas. The same happens if a kernel reaches from one end of a sharded map to
+    the other.
 
     Args:
-        x: [B, H, W] or [B, H, W, C].
-        rows: of the lowest map that must lie as this one does; by default its own. If
-            they are fewer than 4 for each device, all rows are copied to each.
-        reach: of the kernel that goes over it, in rows to each side. If that is not
-            less than the rows, they are copied likewise.
+        x: feature map, [B, H, W] or [B, H, W, C].
+        rows: height of the lowest map that must have the same sharding; by default H.
+            Below 4 rows per device all rows are replicated.
+        reach: of the next kernel, in rows to each side. If it is not less than `rows`,
+            all rows are replicated.
 
     Returns:
-        The same map.
+        The same map, with its sharding constrained.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if SPACE not in mesh.auto_axes or mesh.shape[SPACE] == 1:
@@ -41,10 +43,13 @@ def pin(x: jax.Array, rows: int | None = None, reach: int = 0) -> jax.Array:
 
 
 def gather(tree: Any) -> Any:
-    """Copies arrays that are split over devices to each of them, for use there.
+    """Replicates sharded arrays on all devices.
 
-    The identity where no mesh is in use. The gradient goes the other way: it is summed
-    over the devices, and each may keep its part alone.
+    The identity without a mesh. The gradient is summed over the devices, and each
+    device may keep only its own shard of it.
+
+    Args:
+        tree: any pytree of arrays.
     """
     if not jax.sharding.get_abstract_mesh().auto_axes:
         return tree

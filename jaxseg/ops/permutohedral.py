@@ -1,18 +1,19 @@
-"""Gaussian filtering of scattered points, on the permutohedral lattice.
+"""Gaussian filtering of scattered points on the permutohedral lattice.
 
     y[i] = c * sum over j of exp(-|f_i - f_j|^2 / 2) * x[j],  approximately
 
-for points f in d dimensions, by splatting the values to the corners of the simplices
-that hold the points, blurring along the lattice's d + 1 directions, and slicing the
-points out again: linear in their number. Only corners of occupied simplices exist; what
-the blur would lay elsewhere is lost. The factor c is the same for all points.
+for points f in d dimensions: splat the values to the corners of the simplices that
+contain the points, blur along the lattice's d + 1 directions, and slice the values at
+the points. The time is linear in the number of points. Only the corners of occupied
+simplices are stored; what the blur would add elsewhere is lost. The factor c is the
+same for all points.
 
 Source: Adams, Baek and Davis, Fast high-dimensional filtering using the permutohedral
 lattice, Eurographics 2010, in the form of Krähenbühl and Koltun's `permutohedral.cpp`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +21,26 @@ import numpy as np
 from jax import lax
 
 VERTICES_PER_POINT = (0.25, 1, 2)
-"""Room for vertices, tried in this order. Photographs need 0.06 to 1.5 per point,
-depending on the kernel's width; room for all that could be, d + 1, comes last."""
+"""Capacities for vertices, tried in this order. Photographs need 0.06 to 1.5 vertices
+per point, depending on the kernel's width; the maximum, d + 1, is tried last."""
 
 
 class Lattice(NamedTuple):
-    """Points on the lattice, before its vertices have been given room.
+    """Points on the lattice, before memory for its vertices is allocated.
+
+    A corner is one of the d + 1 corners of a point's simplex. Equal corners of several
+    points are one vertex.
 
     Attributes:
-        weight: barycentric coordinates of every point, float32 [N, d + 1]; zero
-            where it is not valid.
-        vertex: of the same corners, numbers below `count`, int32 [N, d + 1].
-        owner: of every vertex, the corner that it is known by, int32 [N * (d + 1)];
-            the first `count` mean something.
-        key: of each corner, a pair of uint32 [N * (d + 1)].
-        table: from the keys' slots to the corner that owns the vertex, int32, or -1.
-        count: of vertices, int32.
+        weight: barycentric coordinates of every point, float32 [N, d + 1]; zero for
+            points that are not valid.
+        vertex: number of each corner's vertex, below `num_vertices`, int32 [N, d + 1].
+        owner: the corner that represents each vertex, int32 [N * (d + 1)]; only the
+            first `num_vertices` are defined.
+        key: hash key of each corner, a pair of uint32 [N * (d + 1)].
+        table: hash table from the keys' slots to the corner that owns the vertex,
+            int32, or -1 if the slot is empty.
+        num_vertices: int32 scalar.
     """
 
     weight: jax.Array
@@ -43,16 +48,15 @@ class Lattice(NamedTuple):
     owner: jax.Array
     key: tuple[jax.Array, jax.Array]
     table: jax.Array
-    count: jax.Array
+    num_vertices: jax.Array
 
 
 def build(features: jax.Array, valid: jax.Array) -> Lattice:
-    """Finds the simplex of every point, and numbers the vertices.
+    """Finds the simplex of every point and numbers the vertices.
 
     Args:
         features: points in units of the kernel's standard deviation, float32 [N, d].
-        valid: which points are there at all, bool [N]. Others add nothing anywhere, no
-            vertices either.
+        valid: bool [N]; False for points to ignore, which create no vertices.
 
     Returns:
         The lattice. No gradient flows through it.
@@ -63,7 +67,7 @@ def build(features: jax.Array, valid: jax.Array) -> Lattice:
     table, slot = _insert(key, present)
     corner = jnp.arange(n * (d + 1), dtype=jnp.int32)
     owns = present & (table[slot] == corner)
-    # Numbered in the order of the points: neighbours then lie near in memory.
+    # Numbered in the order of the points, so that neighbors are close in memory.
     number = jnp.cumsum(owns, dtype=jnp.int32) - 1
     owner = jnp.where(owns, number, corner.size)
     owner = jnp.zeros_like(corner).at[owner].set(corner, mode="drop")
@@ -72,17 +76,25 @@ def build(features: jax.Array, valid: jax.Array) -> Lattice:
     return Lattice(weight, vertex, owner, key, table, number[-1] + 1)
 
 
-def with_filter(lattice: Lattice, function: Callable, *operands):
+def with_filter(lattice: Lattice, function: Callable[..., Any], *operands: Any) -> Any:
     """Calls `function(filter_, *operands)`, where `filter_` filters values [N, K].
 
-    How many vertices there are is known only as the program runs, so `function` is
-    compiled for several capacities, and the least that suffices is run. (Under `vmap`
-    all are: map over images by `lax.map`.)
+    The number of vertices is known only at run time, so `function` is compiled for
+    several capacities, and the smallest sufficient one runs. (Under `vmap` all of them
+    run; map over images by `lax.map` instead.)
+
+    Args:
+        lattice: from `build`.
+        function: a function of the filter and the operands.
+        operands: arrays.
+
+    Returns:
+        What `function` returns.
     """
     n, corners = lattice.vertex.shape
-    rooms = [int(n * r) for r in VERTICES_PER_POINT if r < corners]
-    # One more than there are vertices: the last one stands for those not there.
-    capacities = [room + 1 for room in (*rooms, n * corners)]
+    limits = [int(n * r) for r in VERTICES_PER_POINT if r < corners]
+    # One more row than vertices: the last row stands for missing neighbors.
+    capacities = [limit + 1 for limit in (*limits, n * corners)]
 
     def branch(capacity):
         def call(lattice, *operands):
@@ -95,7 +107,7 @@ def with_filter(lattice: Lattice, function: Callable, *operands):
 
         return call
 
-    which = jnp.sum(lattice.count >= jnp.array(capacities[:-1], jnp.int32))
+    which = jnp.sum(lattice.num_vertices >= jnp.array(capacities[:-1], jnp.int32))
     return lax.switch(which, [branch(c) for c in capacities], lattice, *operands)
 
 
@@ -109,7 +121,7 @@ def _filter(lattice, neighbors, x):
     def blur(values, pair):
         return values + 0.5 * (_rows(values, pair[0]) + _rows(values, pair[1])), None
 
-    # A scan, for XLA on CPUs fuses unrolled gathers and repeats their work.
+    # A scan, because XLA on CPUs fuses unrolled gathers and repeats their work.
     values, _ = lax.scan(blur, values, neighbors)
     corners = range(vertex.shape[1])
     return sum(_rows(values, vertex[:, k]) * weight[:, k, None] for k in corners)
@@ -124,19 +136,19 @@ def _simplices(features):
     d = features.shape[1]
     corners = d + 1
     i = np.arange(1, corners)
-    # To the plane sum(e) = 0 of d + 1 dimensions, where splatting, blurring by
-    # [1, 2, 1] / 4 and slicing together have variance 1. Points come last here: the
-    # short axes before them are unrolled.
+    # Projects to the plane sum(e) = 0 of d + 1 dimensions, scaled so that splatting,
+    # blurring by [1, 2, 1] / 4 and slicing together have variance 1. The points are the
+    # last axis here; the short axes before it are unrolled.
     plane = np.triu(np.ones((corners, d))) - np.eye(corners, d, -1) * i
     plane = plane * corners * np.sqrt(2 / 3 / (i * (i + 1)))
     elevated = jnp.matmul(
         plane.astype("f4"), features.T, precision=lax.Precision.HIGHEST
     )
-    # The nearest point whose coordinates are multiples of d + 1, made to sum to 0
-    # by moving those coordinates that were rounded the most.
+    # The nearest point whose coordinates are multiples of d + 1. The coordinates with
+    # the largest rounding errors are then moved so that they sum to 0.
     nearest = jnp.round(elevated / corners).astype(jnp.int32)
     off = elevated - nearest * float(corners)
-    # Row i counts what comes before i; on a tie the first comes first.
+    # Row i counts the coordinates that rank before i; ties are broken by index.
     tie_breaker = np.tri(corners, k=-1, dtype=bool)[:, :, None]
     before = (off[None] > off[:, None]) | ((off[None] == off[:, None]) & tie_breaker)
     rank = jnp.sum(before, axis=1, dtype=jnp.int32) + jnp.sum(nearest, 0, keepdims=True)
@@ -147,26 +159,27 @@ def _simplices(features):
     ordered = jnp.sum(jnp.where(rank[None] == k, off[None], 0), axis=1)
     step = (ordered[:-1] - ordered[1:])[::-1]
     weight = jnp.concatenate([1 - jnp.sum(step, axis=0, keepdims=True), step])
-    # Corner k adds k to all coordinates, and takes d + 1 from the k of highest rank.
-    place = (nearest[None, :d] - (rank[None, :d] > d - k)) * corners + k
-    key = tuple(word.T.reshape(-1) for word in _key(place))
-    return key, weight.T
+    # Corner k adds k to all coordinates, and subtracts d + 1 from the k coordinates of
+    # highest rank.
+    position = (nearest[None, :d] - (rank[None, :d] > d - k)) * corners + k
+    high, low = (word.T.reshape(-1) for word in _key(position))
+    return (high, low), weight.T
 
 
-def _key(place):
-    """64 bits, as two uint32, that stand for the first d coordinates of a vertex.
+def _key(position):
+    """A 64-bit hash, as two uint32, of the first d coordinates of each vertex.
 
-    They are linear in the coordinates, which lie along the middle axis of three: a
-    neighbour's key is the vertex's own plus a constant. That any two of a million
-    vertices share one has odds of 1e-7.
+    The coordinates are the middle axis of three. The hash is linear in them, so a
+    neighbor's key is the vertex's own key plus a constant. The probability that any two
+    of a million vertices have the same key is 1e-7.
     """
-    odd = np.random.RandomState(0).randint(0, 2**31, (2, 1, place.shape[1], 1))
+    odd = np.random.RandomState(0).randint(0, 2**31, (2, 1, position.shape[1], 1))
     odd = odd.astype("u4") * np.uint32(2) + np.uint32(1)
-    return [jnp.sum(place.astype("u4") * o, axis=1, dtype="u4") for o in odd]
+    return [jnp.sum(position.astype("u4") * o, axis=1, dtype="u4") for o in odd]
 
 
 def _slot(key, probe, size):
-    """Where in a table of `size`, a power of two, to look for a key at this probe."""
+    """The slot of a key at this probe in a table of `size`, a power of two."""
     high, low = key
     mixed = high ^ (low * np.uint32(0x9E3779B1))
     mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x85EBCA77)
@@ -175,13 +188,13 @@ def _slot(key, probe, size):
 
 
 def _insert(key, present):
-    """A hash table with open addressing, in which equal keys find the same slot.
+    """Builds a hash table with open addressing, in which equal keys have equal slots.
 
-    All keys without a slot try their next one at once; of those that meet in an empty
-    one, the last wins, together with its equals.
+    All keys without a slot probe their next one at the same time. If several keys reach
+    the same empty slot, the last one and all keys equal to it win.
 
     Returns:
-        The index of the key in each slot, or -1; and the slot of each key.
+        The index of the key in each slot, or -1, and the slot of each key.
     """
     (n,) = present.shape
     size = 1 << (2 * n - 1).bit_length()
@@ -208,23 +221,23 @@ def _insert(key, present):
 def _neighbors(lattice, capacity):
     """Next and previous vertex along each direction, int32 [d + 1, 2, capacity].
 
-    Those not there, and the neighbours of rows without a vertex, are `capacity - 1`.
+    Missing neighbors, and the neighbors of rows without a vertex, are `capacity - 1`.
     """
-    nobody = capacity - 1
+    missing = capacity - 1
     corners = lattice.weight.shape[1]
     vertex = jnp.arange(capacity, dtype=jnp.int32)
-    there = vertex < lattice.count
-    # The last capacity has one row more than there are corners.
+    exists = vertex < lattice.num_vertices
+    # Clipped, since the largest capacity has one row more than there are corners.
     own = [word[lattice.owner.at[vertex].get(mode="clip")] for word in lattice.key]
-    # One step adds 1 to all coordinates and takes d + 1 from the direction's own;
-    # the last coordinate has no part in the key.
+    # One step adds 1 to all coordinates and subtracts d + 1 from the direction's own;
+    # the last coordinate is not part of the key.
     steps = 1 - corners * np.eye(corners - 1, corners, dtype=np.int32)[None]
 
     def both(step):
         key = tuple(word + s for word, s in zip(own, step))
-        found = _find(lattice, key, there)
-        following = jnp.where(found < 0, nobody, lattice.vertex.reshape(-1)[found])
-        previous = jnp.full(capacity, nobody, jnp.int32)
+        found = _find(lattice, key, exists)
+        following = jnp.where(found < 0, missing, lattice.vertex.reshape(-1)[found])
+        previous = jnp.full(capacity, missing, jnp.int32)
         at = jnp.where(found < 0, capacity, following)
         return jnp.stack([following, previous.at[at].set(vertex, mode="drop")])
 
@@ -232,7 +245,7 @@ def _neighbors(lattice, capacity):
 
 
 def _find(lattice, key, wanted):
-    """The corner that owns the vertex of each key; -1 where there is none."""
+    """The corner that owns the vertex of each key, or -1 if there is none."""
     table = lattice.table
 
     def probe(state):

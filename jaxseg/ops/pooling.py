@@ -1,14 +1,15 @@
-"""Max pooling that remembers where each maximum stood, and its inverse.
+"""Max pooling that also returns the place of each maximum, and its inverse.
 
-Windows are square and disjoint, and a maximum's place is counted inside its own window
-(uint8), so everything here is slices and comparisons, forward and backward: as fast as
-memory allows, and it shards over space. `max_pool_indices` and `max_unpool_indices`
-are the general form, any geometry with indices over the plane.
+Windows are square and disjoint, and a place is a pixel's number inside its own window
+(uint8). Everything is therefore slices and comparisons, forward and backward: as fast
+as memory allows, and it can be sharded over space. `max_pool_indices` and
+`max_unpool_indices` are the general form, for any geometry, with flat indices.
 
 Derivatives are defined in reverse mode (`jax.grad`, `jax.vjp`), to any order.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ from jaxseg.ops.indexed_pooling import (
     max_pool_indices,
     max_unpool_indices,
     widened,
-    windows,
 )
+from jaxseg.utils.rounding import divide_up, round_up
 
 __all__ = [
     "indices_to_places",
@@ -37,24 +38,24 @@ __all__ = [
 
 
 def max_pool_argmax(x: jax.Array, window: int = 2) -> tuple[jax.Array, jax.Array]:
-    """Max-pools disjoint windows; also returns each maximum's place.
+    """Max-pools disjoint windows; also returns the place of each maximum.
 
-    A place is counted row by row inside its own window, so `max_unpool` never needs
-    the image width. On a tie the first place wins and takes the whole gradient. Where
-    H or W is not a multiple of `window` the last windows are clipped to the image
-    (ceil mode), and no place ever lies outside it. A NaN counts as greater than every
-    number, and the last NaN of a window wins, as in PyTorch.
+    Places are numbered row by row inside each window, so `max_unpool` does not need the
+    image width. On a tie the first place wins and gets the whole gradient. If H or W is
+    not a multiple of `window`, the last windows are clipped to the image (ceil mode),
+    and no place is outside the image. NaN is greater than every number, and the last
+    NaN of a window wins, as in PyTorch.
 
     Args:
         x: features, [B, H, W, C], any real dtype.
-        window: side of the square window and its stride, in pixels, 1 to 16.
+        window: side of the square window, and its stride, in pixels, 1 to 16.
 
     Returns:
         Maxima [B, ceil(H/window), ceil(W/window), C] in the dtype of `x`, and their
         places, uint8, same shape, in [0, window**2).
 
     Raises:
-        ValueError: if `x` does not have four axes or `window` is out of range.
+        ValueError: if `x` does not have four axes, or `window` is out of range.
 
     Source: SegNet, sec. 3, https://arxiv.org/abs/1511.00561.
     """
@@ -69,14 +70,14 @@ def max_unpool(
     size: tuple[int, int] | None = None,
     window: int = 2,
 ) -> jax.Array:
-    """Puts every value back at its place in its window, among zeros.
+    """Writes every value to its place in its window; other pixels are zero.
 
     Args:
         y: features, [B, h, w, C], any real dtype.
-        places: the place of each, [B, h, w, C], uint8, from `max_pool_argmax`.
-            A value whose place lies outside `size` or its window is dropped.
-        size: (H, W) before the pooling, in pixels; by default (h*window, w*window).
-        window: side of the window that `places` were counted in, in pixels, 1 to 16.
+        places: place of each value, [B, h, w, C], uint8, from `max_pool_argmax`.
+            Values whose place is outside `size` or the window are dropped.
+        size: (H, W) before pooling, in pixels; by default (h*window, w*window).
+        window: side of the pooling window, in pixels, 1 to 16.
 
     Returns:
         [B, H, W, C] in the dtype of `y`.
@@ -92,27 +93,27 @@ def max_unpool(
     check_same("places", places, y)
     if places.dtype != jnp.uint8:
         raise ValueError(
-            f"places are {places.dtype}, not uint8; flat indices go to "
-            "max_unpool_indices, or through indices_to_places."
+            f"places are {places.dtype}, not uint8; for flat indices use "
+            "max_unpool_indices, or convert them with indices_to_places."
         )
     _, h, w, _ = y.shape
-    size = (h * window, w * window) if size is None else tuple(size)
-    _check_pools_to(size, (h, w), window)
-    return _unpool(y, places, size, window)
+    height, width = (h * window, w * window) if size is None else size
+    _check_pools_to((height, width), (h, w), window)
+    return _unpool(y, places, (height, width), window)
 
 
 def places_to_indices(
     places: jax.Array, size: tuple[int, int], window: int = 2
 ) -> jax.Array:
-    """Turns places in windows into flat indices over the plane: row * W + column.
+    """Converts places in windows to flat indices over the plane, row * W + column.
 
     Args:
         places: [B, h, w, C], uint8, from `max_pool_argmax`.
-        size: (H, W) before the pooling, in pixels.
-        window: side of the window that `places` were counted in, in pixels, 1 to 16.
+        size: (H, W) before pooling, in pixels.
+        window: side of the pooling window, in pixels, 1 to 16.
 
     Returns:
-        int32, [B, h, w, C], in [0, H*W): what `max_unpool_indices` and PyTorch take.
+        int32, [B, h, w, C], in [0, H*W), for `max_unpool_indices` or PyTorch.
 
     Raises:
         ValueError: if `size` does not pool to (h, w).
@@ -129,16 +130,16 @@ def places_to_indices(
 def indices_to_places(
     indices: jax.Array, size: tuple[int, int], window: int = 2
 ) -> jax.Array:
-    """Turns flat indices over the plane into places in disjoint windows.
+    """Converts flat indices over the plane to places in disjoint windows.
 
     Args:
-        indices: [B, h, w, C], integer, each inside its own window: what
-            `max_pool_indices(x, window, ceil_mode=True)` or PyTorch returns.
-        size: (H, W) of the plane that they were counted over, in pixels.
+        indices: [B, h, w, C], integer, each inside its own window, from
+            `max_pool_indices(x, window, ceil_mode=True)` or PyTorch.
+        size: (H, W) of the plane, in pixels.
         window: side of the disjoint windows, in pixels, 1 to 16.
 
     Returns:
-        uint8, [B, h, w, C], in [0, window**2): what `max_unpool` takes.
+        uint8, [B, h, w, C], in [0, window**2), for `max_unpool`.
 
     Raises:
         ValueError: if `size` does not pool to (h, w).
@@ -151,9 +152,11 @@ def indices_to_places(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _pool(x, size, window):
+def _pool(
+    x: jax.Array, size: tuple[int, int], window: int
+) -> tuple[jax.Array, jax.Array]:
     del size
-    # Widened after the split, since TPUs would otherwise write `x` out in float32.
+    # Widened after the split; otherwise TPUs would write `x` to memory in float32.
     pieces = [widened(piece) for piece in _split(x, window, fill=lowest(x.dtype))]
     maxima, places = pieces[0], jnp.zeros(pieces[0].shape, jnp.uint8)
     for place, piece in enumerate(pieces[1:], start=1):
@@ -164,8 +167,8 @@ def _pool(x, size, window):
 
 
 def _pool_fwd(x, size, window):
-    maxima, places = _pool(x, size, window)
-    return (maxima, places), places
+    output: Any = _pool(x, size, window)
+    return output, output[1]
 
 
 def _pool_bwd(size, window, places, cotangents):
@@ -177,9 +180,9 @@ _pool.defvjp(_pool_fwd, _pool_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _unpool(y, places, size, window):
-    # Window and place are axes of their own, [B, h, row, w, column, C], so that the
+    # Windows and places have separate axes, [B, h, row, w, column, C], so that the
     # output is written once and in order. Compiled for TPUs between convolutions, this
-    # moves 0.6 of the bytes that adding up spread and padded maps does.
+    # moves 0.6 times the bytes that a sum of dilated and padded maps moves.
     b, h, w, c = y.shape
     place = np.arange(window**2, dtype=places.dtype)
     here = places[:, :, None, :, None] == place.reshape(1, 1, window, 1, window, 1)
@@ -201,7 +204,7 @@ _unpool.defvjp(_unpool_fwd, _unpool_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _pick(x, places, size, window):
-    """Takes from each window of `x` the value at its place: `_unpool` transposed."""
+    """The value at the place in each window of `x`: the transpose of `_unpool`."""
     del size
     y = jnp.zeros(places.shape, x.dtype)
     for place, piece in enumerate(_split(x, window, fill=0)):
@@ -221,13 +224,13 @@ _pick.defvjp(_pick_fwd, _pick_bwd)
 
 
 def _split(x, window, fill):
-    """The window**2 strided slices of `x`, one for each place, row by row."""
+    """The window**2 strided slices of `x`, one per place, row by row."""
     _, h, w, _ = x.shape
-    rows, columns = (window * windows(n, window) for n in (h, w))
+    rows, columns = (round_up(n, window) for n in (h, w))
     x = jnp.pad(
         x, ((0, 0), (0, rows - h), (0, columns - w), (0, 0)), constant_values=fill
     )
-    # Ending at the last window's first pixel: a length that symbolic sizes divide.
+    # Slices end at the last window's first pixel, so that strides divide symbolic sizes.
     rows, columns = rows - window + 1, columns - window + 1
     batch, _, _, channels = x.shape
     # `lax.slice`: before JAX 0.9.1 strided indexing of arrays became a gather.
@@ -246,16 +249,16 @@ def _split(x, window, fill):
 def _check_window(window):
     if not 1 <= window <= 16:
         raise ValueError(
-            f"window is {window}; places in a window fit into uint8 from 1 to 16. "
+            f"window is {window}; it must be 1 to 16, so that places fit into uint8. "
             "max_pool_indices has no such limit."
         )
 
 
 def _check_pools_to(size, pooled, window):
     for axis, n, k in zip(("height", "width"), size, pooled):
-        if windows(n, window) != k:
+        if divide_up(n, window) != k:
             raise ValueError(
-                f"{axis} {n} pools to {windows(n, window)}, not to the map's {k}; "
-                f"give {(k - 1) * window + 1} to {k * window}, the size that went "
-                "into the pooling."
+                f"{axis} {n} pools to {divide_up(n, window)}, but the map has {k}; "
+                f"pass the {axis} before pooling, {(k - 1) * window + 1} to "
+                f"{k * window}."
             )

@@ -1,10 +1,10 @@
-"""Resizing maps to a size, bilinearly or by the nearest pixel; cropping and padding.
+"""Bilinear and nearest-neighbor resizing of maps; cropping and padding.
 
-Pixels are squares: pixel i of n covers [i, i + 1) and a resized map covers the same
-area, so pixel i of the result looks at (i + 0.5) * n / size - 0.5 (half-pixel centres).
-With `align_corners` the centres of the corner pixels coincide instead, and it looks at
-i * (n - 1) / (size - 1). Enlarging and shrinking alike interpolate between the nearest
-pixels, without antialiasing, as the segmentation literature's frameworks do.
+Pixels are squares: pixel i covers [i, i + 1), and the resized map covers the same area,
+so pixel i of the result samples position (i + 0.5) * n / size - 0.5 (half-pixel
+centers). With `align_corners` the centers of the corner pixels coincide instead, and it
+samples i * (n - 1) / (size - 1). Both enlarging and shrinking interpolate between the
+nearest pixels without antialiasing, as in the frameworks of the segmentation papers.
 """
 
 import functools
@@ -17,15 +17,16 @@ from jax import lax
 def resize_bilinear(
     x: jax.Array, size: tuple[int, int], align_corners: bool = False
 ) -> jax.Array:
-    """Resizes to `size` by bilinear interpolation; beyond the border, the border.
+    """Resizes to `size` by bilinear interpolation; borders are replicated.
 
     Equal to `torch.nn.functional.interpolate(mode="bilinear", antialias=False)`.
 
     Args:
-        x: [B, H, W, C], floating. Computed in float32 at least.
+        x: [B, H, W, C], floating. Computed in float32 or wider.
         size: (height, width) of the result, in pixels.
-        align_corners: False, half-pixel centres: OpenCV, TensorFlow 2, PyTorch's
-            default. True, corner centres coincide: Caffe's Interp, DeepLab.
+        align_corners: False for half-pixel centers, as in OpenCV, TensorFlow 2 and, by
+            default, PyTorch. True for coinciding corner centers, as in Caffe's Interp
+            layer and DeepLab.
 
     Returns:
         [B, *size, C] in the dtype of `x`.
@@ -48,29 +49,30 @@ def resize_bilinear_to(
 ) -> jax.Array:
     """Resizes every sample to its own size, in the top left corner of one shape.
 
-    The sizes may be traced, so one compiled program scores images of any sizes. Where
-    size equals `out_shape` this is `resize_bilinear`, half-pixel centres. It gathers
-    pixels, which is fast forward and slow backward: a form for evaluation.
+    The sizes may be traced, so one compiled program handles images of any size. For
+    samples whose size is `out_shape` this equals `resize_bilinear` with half-pixel
+    centers. It gathers pixels, which is fast forward but slow backward, so it is meant
+    for evaluation.
 
     Args:
-        x: [B, h, w, C], floating. Computed in float32 at least.
+        x: [B, h, w, C], floating. Computed in float32 or wider.
         size: (height, width) of each sample's result, in pixels, int32, [B, 2], from 1
             to `out_shape`.
         out_shape: (height, width) of the result, in pixels.
 
     Returns:
-        [B, *out_shape, C] in the dtype of `x`. What stands below and to the right of a
-        sample's size is left over and means nothing.
+        [B, *out_shape, C] in the dtype of `x`. Pixels below and to the right of a
+        sample's size are undefined.
 
     Raises:
-        ValueError: if `x` does not have four axes, `size` not two or `out_shape` is
-            not positive.
+        ValueError: if `x` does not have four axes, `size` is not [B, 2], or `out_shape`
+            is not positive.
     """
     _check(x, out_shape)
     if size.shape != (x.shape[0], 2):
         raise ValueError(
-            f"size has shape {size.shape} for {x.shape[0]} samples; give "
-            f"({x.shape[0]}, 2), one height and width for each."
+            f"size has shape {size.shape} for {x.shape[0]} samples; expected "
+            f"({x.shape[0]}, 2), a height and a width per sample."
         )
 
     def resize(y, size):
@@ -87,9 +89,9 @@ def resize_bilinear_to(
 
 
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes to `size` by taking the pixel under each centre; for labels, too.
+    """Resizes to `size` by nearest-neighbor sampling; also for labels.
 
-    Enlarging by a whole number repeats every pixel. Equal to
+    An integer factor repeats every pixel. Equal to
     `torch.nn.functional.interpolate(mode="nearest-exact")`.
 
     Args:
@@ -114,7 +116,7 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 def crop_to(
     x: jax.Array, size: tuple[int, int], offset: tuple[int, int] = (0, 0)
 ) -> jax.Array:
-    """Cuts out `size` pixels, beginning at `offset`.
+    """Crops a window of `size` that begins at `offset`.
 
     Args:
         x: [B, H, W] or [B, H, W, C], any dtype.
@@ -125,13 +127,13 @@ def crop_to(
         [B, *size] or [B, *size, C].
 
     Raises:
-        ValueError: if the crop reaches over the edge.
+        ValueError: if the window extends beyond the map.
     """
     _check(x, size, axes=(3, 4))
     for axis, n, out, start in zip(("height", "width"), x.shape[1:], size, offset):
         if start < 0 or start + out > n:
             raise ValueError(
-                f"a crop of {axis} {out} from {start} on reaches out of {n} pixels; "
+                f"a crop of {axis} {out} at offset {start} extends beyond {n} pixels; "
                 f"crop at most {max(0, n - max(0, start))}, or pad first."
             )
     (top, left), (height, width) = offset, size
@@ -139,12 +141,12 @@ def crop_to(
 
 
 def pad_to(x: jax.Array, size: tuple[int, int], value: float) -> jax.Array:
-    """Fills up with `value` at the bottom and on the right until `size` is reached.
+    """Pads with `value` at the bottom and right, to `size`.
 
     Args:
         x: [B, H, W] or [B, H, W, C], any dtype.
         size: (height, width) of the result, in pixels.
-        value: for the new pixels; 255 makes those of a label void.
+        value: of the new pixels; for labels use the ignore index, 255.
 
     Returns:
         [B, *size] or [B, *size, C] in the dtype of `x`.
@@ -156,8 +158,7 @@ def pad_to(x: jax.Array, size: tuple[int, int], value: float) -> jax.Array:
     for axis, n, out in zip(("height", "width"), x.shape[1:], size):
         if n > out:
             raise ValueError(
-                f"{axis} {n} does not fit into {out}; pad to at least {n}, "
-                "or crop first."
+                f"{axis} {n} is larger than {out}; pad to at least {n}, or crop first."
             )
     fill = [(0, out - n) for n, out in zip(x.shape[1:3], size)]
     fill = [(0, 0), *fill, *[(0, 0)] * (x.ndim - 3)]
@@ -165,13 +166,13 @@ def pad_to(x: jax.Array, size: tuple[int, int], value: float) -> jax.Array:
 
 
 def _positions(n, size, count, align_corners):
-    """Where each of `count` pixels looks, when `size` of them span a map of n.
+    """The positions in n pixels that `count` pixels sample, if `size` of them span n.
 
-    `size` may be traced. Returns the pixel, int32 [count], and the fraction, float32
-    [count], of the way from there to the next.
+    `size` may be traced. Returns the pixel before each position, int32 [count], and the
+    fraction of the distance to the next pixel, float32 [count].
     """
     i = jnp.arange(count)
-    # Divided in integers, since float32 would lose the fraction on large maps.
+    # Integer division, because float32 would lose the fraction on large maps.
     if align_corners:
         numerator, denominator = i * (n - 1), jnp.maximum(size - 1, 1)
     else:
@@ -182,7 +183,7 @@ def _positions(n, size, count, align_corners):
 
 
 def _interpolate(x, size, axis, align_corners):
-    """To any size, by a matrix product: its gradient is a matrix product again."""
+    """Resizes to any size by a matrix product, whose gradient is one as well."""
     n = x.shape[axis]
     pixel, fraction = _positions(n, size, size, align_corners)
     pixel, fraction, j = pixel[:, None], fraction[:, None], jnp.arange(n)[None, :]
@@ -194,17 +195,17 @@ def _interpolate(x, size, axis, align_corners):
 
 
 def _multiply(x, factor, axis):
-    """To a multiple of the size, by its phases: several times faster, and local."""
+    """Resizes by an integer factor, phase by phase: several times faster, and local."""
     n = x.shape[axis]
-    part = functools.partial(lax.slice_in_dim, x, axis=axis)
-    # Concatenated, since padding by the edge has a far slower gradient.
-    before = jnp.concatenate([part(0, 1), part(0, n - 1)], axis=axis)
-    after = jnp.concatenate([part(1, n), part(n - 1, n)], axis=axis)
+    cut = functools.partial(lax.slice_in_dim, x, axis=axis)
+    # Concatenated, because edge padding has a far slower gradient.
+    before = jnp.concatenate([cut(0, 1), cut(0, n - 1)], axis=axis)
+    after = jnp.concatenate([cut(1, n), cut(n - 1, n)], axis=axis)
     phases = []
     for phase in range(factor):
         offset = (phase + 0.5) / factor - 0.5
-        neighbour = before if offset < 0 else after
-        phases.append(x * (1 - abs(offset)) + neighbour * abs(offset))
+        neighbor = before if offset < 0 else after
+        phases.append(x * (1 - abs(offset)) + neighbor * abs(offset))
     shape = (*x.shape[:axis], n * factor, *x.shape[axis + 1 :])
     return jnp.stack(phases, axis=axis + 1).reshape(shape)
 
@@ -216,6 +217,6 @@ def _wide(x):
 def _check(x, size, axes=(4,)):
     if x.ndim not in axes:
         shapes = " or ".join({3: "[B, H, W]", 4: "[B, H, W, C]"}[n] for n in axes)
-        raise ValueError(f"x has shape {x.shape}; give {shapes}.")
+        raise ValueError(f"x has shape {x.shape}; expected {shapes}.")
     if len(size) != 2 or any(n < 1 for n in size):
-        raise ValueError(f"size is {size}; give a height and width of at least 1.")
+        raise ValueError(f"size is {size}; expected a height and width of at least 1.")

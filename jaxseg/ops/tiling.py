@@ -1,40 +1,49 @@
-"""Tiles over an image that overlap: where they lie, and how they are blended."""
+"""Overlapping tiles of an image: their positions, and the weights to blend them."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Corner = jax.Array | Sequence[int | jax.Array]
+"""Two integers, as an array or one by one."""
+
 STRIDE_PX = 32
-"""Tiles begin at multiples of it where their step is longer. Networks shrink images by
-up to as much, and only from such a place do they see what they see in the whole."""
+"""Tiles begin at multiples of this stride if their step is longer. It is the largest
+output stride of the networks, and only at its multiples does a network compute the same
+features in a tile as in the whole image."""
 
 
 def tile_starts(length: int, size: int, overlap: float, margin: int = 0) -> list[int]:
-    """Where tiles begin along one side: a step apart; the last ends with the image.
+    """First pixels of the tiles along one side.
+
+    Tiles are a fixed step apart, except that the last one ends with the image.
 
     Args:
-        length: of the side, in pixels.
+        length: of the image side, in pixels.
         size: of a tile, in pixels.
-        overlap: the least share of a tile in common with the next.
-        margin: pixels at either end of a tile that the next has to cover.
+        overlap: smallest fraction of a tile that the next one also covers, in [0, 1).
+        margin: pixels at both ends of a tile that neighboring tiles must cover.
+
+    Returns:
+        The first pixel of each tile, in increasing order.
 
     Raises:
-        ValueError: if a tile is longer than the side, `overlap` not in [0, 1), or less
-            than two margins.
+        ValueError: if a tile is longer than the side, `overlap` is not in [0, 1), or
+            the overlap is smaller than two margins.
     """
     if not 0 <= overlap < 1:
-        raise ValueError(f"overlap={overlap}: give a share of a tile, in [0, 1).")
+        raise ValueError(f"overlap is {overlap}; it must be in [0, 1).")
     if size > length:
         raise ValueError(
-            f"Tiles of {size} pixels do not fit into a side of {length}; take smaller "
-            "ones."
+            f"Tiles of {size} pixels do not fit into {length} pixels; use smaller tiles."
         )
     if 2 * margin > size * overlap:
         raise ValueError(
-            f"Tiles of {size} pixels that share {overlap:.0%} do not cover margins of "
-            f"{margin} pixels; take an overlap of {2 * margin / size:.2f} or more."
+            f"Tiles of {size} pixels with overlap {overlap:.2f} do not cover margins of "
+            f"{margin} pixels; use an overlap of {2 * margin / size:.2f} or more."
         )
     step = max(1, math.floor(size * (1 - overlap)))
     if step > STRIDE_PX:
@@ -43,52 +52,63 @@ def tile_starts(length: int, size: int, overlap: float, margin: int = 0) -> list
 
 
 def tile_weight(size: tuple[int, int]) -> np.ndarray:
-    """Weight of a tile's pixels, float32 [h, w]: a Gaussian of an eighth of its side.
+    """Blending weights of a tile's pixels: a Gaussian around the tile's center.
 
-    At the middle of an edge it is still exp(-8), so that a border that only one tile
-    covers keeps its place.
+    Its standard deviation is an eighth of the side. At the middle of an edge it is
+    still exp(-8), so borders that only one tile covers do not vanish.
+
+    Args:
+        size: (height, width) of a tile, in pixels.
+
+    Returns:
+        Weights in (0, 1], float32 [h, w].
     """
     sides = [np.exp(-32 * ((np.arange(n) + 0.5) / n - 0.5) ** 2) for n in size]
     return np.outer(*sides).astype(np.float32)
 
 
 def tile_mask(
-    corner: jax.Array, size: tuple[int, int], sides: jax.Array, margin: int
+    corner: Corner, size: tuple[int, int], image_size: Corner, margin: int
 ) -> jax.Array:
-    """The pixels of a tile that count, boolean [h, w].
+    """Mask of a tile's pixels that are used: all but the margins inside the image.
 
     Args:
-        corner: row and column where the tile begins.
-        size: of the tile.
-        sides: of the image.
-        margin: pixels along an edge that do not count, but where the image ends.
+        corner: (row, column) of the tile's first pixel.
+        size: (height, width) of the tile, in pixels.
+        image_size: (height, width) of the image, in pixels.
+        margin: width of the margins, in pixels.
+
+    Returns:
+        bool [h, w].
     """
-    counts = []
-    for start, length, side in zip(corner, size, sides):
-        place = jnp.arange(length)
-        first = (place >= margin) | (start == 0)
-        last = (place < length - margin) | (start + length == side)
-        counts.append(first & last)
-    return counts[0][:, None] & counts[1][None, :]
+    used = []
+    for start, length, side in zip(corner, size, image_size):
+        pixel = jnp.arange(length)
+        first = (pixel >= margin) | (start == 0)
+        last = (pixel < length - margin) | (start + length == side)
+        used.append(first & last)
+    return used[0][:, None] & used[1][None, :]
 
 
 def weigh(
-    scores: jax.Array, corner: jax.Array, sides: jax.Array, margin: int
+    scores: jax.Array, corner: Corner, image_size: Corner, margin: int
 ) -> jax.Array:
-    """What a tile adds to the sum over tiles, float32 [..., h, w, K + 1].
+    """A tile's contribution to the weighted sum over all tiles.
 
     Args:
-        scores: of the tile, [..., h, w, K].
-        corner: row and column where it begins.
-        sides: height and width of the image.
-        margin: pixels along an edge that do not count, but where the image ends.
+        scores: logits of the tile, [..., h, w, K].
+        corner: (row, column) of the tile's first pixel.
+        image_size: (height, width) of the image, in pixels.
+        margin: width of the margins to leave out, in pixels; see `tile_mask`.
 
     Returns:
-        Its probabilities times their weights, and the weights, to divide the sum by.
+        Weighted probabilities, followed by the weights to divide their sum by, float32
+        [..., h, w, K + 1].
     """
-    size = scores.shape[-3:-1]
+    height, width = scores.shape[-3:-1]
     probabilities = jax.nn.softmax(scores)
     ones = jnp.ones((*probabilities.shape[:-1], 1))
     patch = jnp.concatenate([probabilities, ones], axis=-1)
-    weight = tile_weight(size) * tile_mask(corner, size, sides, margin)
+    size = (height, width)
+    weight = tile_weight(size) * tile_mask(corner, size, image_size, margin)
     return patch * jnp.broadcast_to(weight[..., None], patch.shape)

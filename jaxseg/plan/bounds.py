@@ -1,4 +1,4 @@
-"""What a step takes at least, by the figures of a chip and its slice."""
+"""Lower bounds on the time of a training step, from the data sheet of the chip."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,28 +9,32 @@ from jaxseg.plan.topology import HOP_SECONDS, Topology
 def bounds(
     step: dict[str, Any], topology: Topology, batch_size: int
 ) -> dict[str, float]:
-    """What the chip's data sheet lets a step take at least.
+    """Lower bounds on the time of a step.
 
-    Its computation takes FLOPs / peak, its traffic with the main memory bytes /
-    bandwidth, and the network what each device has to send / the bandwidth of its
-    links. If all are hidden behind the longest, a step takes its time: none is faster.
-    If nothing of the network is hidden behind the rest, it comes on top of it, and with
-    it one trip across the slice for each collective.
+    Computation takes FLOPs / peak FLOPs, memory traffic takes bytes / memory bandwidth,
+    and the network takes the bytes that each device sends / the bandwidth of its links.
+    If they overlap perfectly, a step takes the maximum of the three; no step is faster.
+    If the network does not overlap with the others, its time is added, plus the latency
+    of one trip across the slice for each collective.
 
-    One device alone would do its share of the batch in the longer of computation and
-    memory traffic. That time over a step's is the scaling efficiency.
+    A single device would process its fraction of the batch in the maximum of
+    computation and memory traffic. The ratio of this time to that of a step is the
+    scaling efficiency.
 
     Args:
         step: from `compile_step`.
-        topology: with a chip.
-        batch_size: of all devices together.
+        topology: a slice of TPU chips.
+        batch_size: global batch size.
 
     Returns:
-        Seconds `compute`, `memory`, `network`, `latency`, `step_at_least`,
-        `step_unhidden`; images per second `images_at_most`, `images_unhidden`; shares
-        `efficiency_at_most`, `efficiency_unhidden`.
+        Seconds: `compute`, `memory`, `network`, `latency`, `step_at_least`,
+        `step_unhidden`; images per second: `images_at_most`, `images_unhidden`;
+        fractions: `efficiency_at_most`, `efficiency_unhidden`.
+
+    Raises:
+        ValueError: if the topology is not of TPU chips.
     """
-    chip = topology.chip
+    chip = topology.require_chip()
     rows = step["collectives"].values()
     sent = sum(row["sent_bytes"] for row in rows)
     compute = step["flops"] / chip.flops
@@ -56,23 +60,23 @@ def bounds(
 def bounds_on(
     other: Topology, step: dict[str, Any], topology: Topology, batch_size: int
 ) -> dict[str, Any]:
-    """The bounds of a step on another slice, as many images on each chip.
+    """Lower bounds on the time of a step on another slice, with equal batches per chip.
 
-    Where each device has the whole state and its own images, it runs the same program
-    in a slice of any size; only the groups are larger or smaller in which it sums.
+    If each device has the whole state and its own images, it runs the same program in a
+    slice of any size. Only the size of the group over which it sums differs.
 
     Args:
-        other: the slice.
+        other: the other slice.
         step: from `compile_step`.
-        topology: that it was compiled for, all of it in use.
-        batch_size: there.
+        topology: the slice that the step was compiled for, using all of its chips.
+        batch_size: global batch size on `topology`.
 
     Returns:
-        As `bounds`, and `devices` and `batch_size`.
+        The results of `bounds`, and `devices` and `batch_size`.
     """
-    share = (1 - 1 / other.size) / (1 - 1 / topology.size)
+    ratio = (1 - 1 / other.size) / (1 - 1 / topology.size)
     rows = {
-        kind: row | {"sent_bytes": row["sent_bytes"] * share}
+        kind: row | {"sent_bytes": row["sent_bytes"] * ratio}
         for kind, row in step["collectives"].items()
     }
     size = {
@@ -85,23 +89,24 @@ def bounds_on(
 def check_slices(
     slices: Sequence[Topology], topology: Topology, *, data: int, fsdp: bool
 ) -> None:
-    """Raises a ValueError for slices that would run another program; see `bounds_on`.
+    """Raises a ValueError if slices would run another program; see `bounds_on`.
 
     Args:
-        slices: to be predicted.
-        topology: that is compiled for.
-        data: devices there that the batch is split over.
-        fsdp: whether the state is, too.
+        slices: slices to predict.
+        topology: the slice to compile for.
+        data: number of its devices that the batch is sharded over.
+        fsdp: whether the state is sharded, too.
     """
     if not slices:
         return
     if any(other.chip != topology.chip or not other.chip for other in slices):
         raise ValueError(
-            f"--slices: give slices of the chip of {topology.name}; for another chip "
-            "the program is another one."
+            f"Other slices must have the same chip as {topology.name}; on another chip "
+            "the compiled program differs."
         )
     if fsdp or not 1 < data == topology.size:
         raise ValueError(
-            "--slices: only where all of at least two chips share the batch alone "
-            "(parallel.space=1, fsdp=False) is the program the same on other slices."
+            "Other slices can only be predicted if the batch is sharded over all chips, "
+            "at least two, and nothing else is sharded (space=1, fsdp=False); otherwise "
+            "the compiled program differs."
         )

@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled program, read from its text."""
+"""The communication between devices in a compiled program, read from its text."""
 
 import math
 import re
@@ -18,13 +18,13 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Collective:
-    """One instruction.
+    """One collective instruction.
 
     Attributes:
         kind: one of `KINDS`.
-        size: bytes of the whole array on one device: before a reduce-scatter, after
-            any other.
-        group: number of devices that take part together.
+        size: bytes of the array on one device: before a reduce-scatter, after any
+            other collective.
+        group: number of devices in a group.
     """
 
     kind: str
@@ -33,19 +33,19 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that each device has to send at least, as it does around a ring.
+        """The least number of bytes that each device sends, as in a ring.
 
-          all-reduce                              2 (n - 1) / n size
-          all-gather, reduce-scatter, all-to-all    (n - 1) / n size
-          collective-permute                                    size
+            all-reduce                              2 (n - 1) / n size
+            all-gather, reduce-scatter, all-to-all    (n - 1) / n size
+            collective-permute                                    size
 
         Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
         clusters of workstations", 2009.
         """
         if self.kind == "collective-permute":
             return float(self.size)
-        share = (self.group - 1) / self.group
-        return (2 if self.kind == "all-reduce" else 1) * share * self.size
+        fraction = (self.group - 1) / self.group
+        return (2 if self.kind == "all-reduce" else 1) * fraction * self.size
 
 
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
@@ -56,13 +56,13 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 def parse_collectives(hlo: str, devices: int) -> list[Collective]:
     """Reads the collectives of a compiled program.
 
-    An asynchronous one counts where it starts. On TPUs a reduce-scatter is a fused
-    computation of that name around an all-reduce, and counts as what it is. A loop's
-    body counts once, however often it runs.
+    An asynchronous collective is counted at its start. On TPUs a reduce-scatter is a
+    fused computation of that name around an all-reduce, and is counted as a
+    reduce-scatter. The body of a loop is counted once.
 
     Args:
-        hlo: the program's text, `compiled.as_text()`.
-        devices: that it runs on, which are one group where no groups are named.
+        hlo: text of the program, `compiled.as_text()`.
+        devices: number of devices, which form one group if no groups are given.
 
     Returns:
         The collectives in the order of the text.
@@ -85,7 +85,7 @@ def parse_collectives(hlo: str, devices: int) -> list[Collective]:
 
 
 def summarize(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
-    """Adds up by kind: `count`, `bytes` (of the arrays) and `sent_bytes`."""
+    """Sums `count`, `bytes` (of the arrays) and `sent_bytes` by kind."""
     total: dict[str, dict[str, float]] = {}
     for one in collectives:
         row = total.setdefault(one.kind, {"count": 0, "bytes": 0, "sent_bytes": 0.0})
@@ -114,9 +114,9 @@ def _group(attributes: str, devices: int) -> int:
         return int(match[1])
     if match := _MESH.search(attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-        # Part of an axis is written 'name':(what is before it)its size.
+        # A sub-axis is written 'name':(size of what precedes it)own size.
         return math.prod(
-            int(part or sizes[name])
-            for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
+            int(size or sizes[name])
+            for name, size in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
         )
     return devices

@@ -1,4 +1,4 @@
-"""Compiled programs as XLA prints them: computations, instructions, sizes of arrays."""
+"""Parsing of compiled programs: computations, instructions and sizes of arrays."""
 
 import math
 import re
@@ -11,15 +11,15 @@ _ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program.
+    """One instruction of a program.
 
     Attributes:
-        name: of its result.
+        name: of the result.
         shape: of the result, as text; see `sizes`.
         kind: such as "all-reduce".
-        operands: names, or what else is in the brackets.
+        operands: names of the operands, or other text in the parentheses.
         attributes: the rest of the line.
-        root: whether its result is that of the computation.
+        root: whether the result is that of the computation.
     """
 
     name: str
@@ -34,13 +34,14 @@ def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
     """Reads the text of a program.
 
     Args:
-        hlo: `compiled.as_text()`.
+        hlo: text of the program, `compiled.as_text()`.
 
     Returns:
-        The instructions of each computation by its name, and the name of the one that
-        the program begins with.
+        The instructions of each computation, by its name, and the name of the entry
+        computation.
     """
     computations: dict[str, list[Instruction]] = {}
+    instructions: list[Instruction] = []
     entry = ""
     for line in hlo.splitlines():
         if head := _COMPUTATION.match(line):
@@ -59,11 +60,11 @@ def sizes(shape: str, *, main: bool = False) -> list[int]:
     """Bytes of the arrays of a shape, without the padding of their layouts.
 
     Args:
-        shape: `f32[2,3]{1,0}`, or a tuple of such, however deep.
-        main: whether arrays in a chip's own memories, S(1) and above, count as 0.
+        shape: `f32[2,3]{1,0}`, or a tuple of shapes, of any depth.
+        main: whether to count arrays in on-chip memory, S(1) and above, as 0 bytes.
 
     Returns:
-        One number for each array.
+        The bytes of each array.
     """
     found = []
     for dtype, bits, dims, layout in _ARRAY.findall(shape):

@@ -1,4 +1,4 @@
-"""Compiles a run's training step for a topology and says what it will take."""
+"""Compiles the training step of a config for a topology and predicts its cost."""
 
 import re
 import time
@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import create_parallel
 from jaxseg.plan.bounds import bounds, bounds_on, check_slices
 from jaxseg.plan.collectives import parse_collectives, summarize
-from jaxseg.plan.report import named
+from jaxseg.plan.report import format_changes
 from jaxseg.plan.search import largest_batch
 from jaxseg.plan.topology import Topology
 from jaxseg.plan.traffic import memory_traffic
@@ -25,20 +24,23 @@ from jaxseg.training.config import (
 )
 from jaxseg.training.setup import TrainingSetup
 
-# Only their kind counts for a plan; none is a number that a compiler could leave out.
+Config = Any
+"""A `ConfigDict`; its attributes have no static types."""
+
+# Any values that a compiler cannot optimize away.
 NORMALIZATION = Normalization((127.0,), (64.0,))
 
 MEASURES = (
     *("bytes", "fits", "memory", "flops"),
     *("bytes_accessed", "memory_traffic", "collectives"),
 )
-"""Of a step, on one device; None where the compiler did not get so far."""
+"""Measures of a step on one device; None if the compiler failed before them."""
 
 _NEEDED = re.compile(r"(?:[Uu]sed|temporaries \() ?([\d.]+)([KMGT])")
 
 
 def make_plan(
-    config: ConfigDict,
+    config: Config,
     topology: Topology,
     *,
     num_classes: int,
@@ -46,22 +48,24 @@ def make_plan(
     memory: int | None = None,
     compilations: int = 6,
     slices: Sequence[Topology] = (),
-    say: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Compiles the step, and others where it does not fit, and works out the bounds.
+    """Compiles the step, and alternatives if it does not fit, and computes bounds.
 
     Args:
-        config: as `default_config`.
+        config: see `default_config`.
         topology: the devices.
         num_classes: K.
         image_shape: (H, W, C) of a training image.
-        memory: bytes that a device has; None for what the chip's programs may have.
-        compilations: to search the largest batch with, at most; 0 for no search.
-        slices: others of the chip, to predict the step's bounds on without compiling.
-        say: called with a line before each compilation.
+        memory: bytes of a device; None for what is usable on the chip.
+        compilations: largest number of compilations to search for the largest batch;
+            0 for no search.
+        slices: other slices of the same chip, whose bounds are predicted without
+            compiling again.
+        report_progress: called with a line before each compilation.
 
     Returns:
-        A tree of dicts and lists that JSON can hold; see docs/plan.md.
+        A tree of dicts and lists that can be written as JSON; see docs/plan.md.
 
     Raises:
         ValueError: if the config cannot be built or does not fit the devices.
@@ -70,7 +74,8 @@ def make_plan(
     limit = memory or (topology.chip and topology.chip.usable)
 
     def measure(changes):
-        say(f"compiling {named(changes) or 'the step'} for {topology.name} ...")
+        step = format_changes(changes) or "the step"
+        report_progress(f"compiling {step} for {topology.name} ...")
         return compile_step(
             _changed(config, changes), topology, num_classes, image_shape, limit
         )
@@ -106,7 +111,7 @@ def make_plan(
         )
     if step["fits"] is False:
         found = plan.get("largest_batch", {})
-        # A search that ended before its time says nothing of the smaller batches.
+        # An incomplete search says nothing about smaller batches.
         known = found.get("per_shard") or found.get("per_shard_too_large") == 1
         largest = found["per_shard"] if known else None
         plan["cures"] = _cures(config, parallel.mesh, largest, measure)
@@ -114,7 +119,7 @@ def make_plan(
 
 
 def compile_step(
-    config: ConfigDict,
+    config: Config,
     topology: Topology,
     num_classes: int,
     image_shape: tuple[int, int, int],
@@ -123,29 +128,32 @@ def compile_step(
     """Compiles a training step ahead of time.
 
     Args:
-        config: as `default_config`.
+        config: see `default_config`.
         topology: the devices.
         num_classes: K.
         image_shape: (H, W, C) of a training image.
-        limit: bytes that a device has; None if that is not known.
+        limit: bytes of a device; None if unknown.
 
     Returns:
-        Of one device: `bytes` in all and by kind in `memory`, whether that `fits`,
-        `flops`, `bytes_accessed` by XLA's count and `memory_traffic` by ours,
-        `collectives` as `summarize` gives them, and the seconds that it took. Where
-        the compiler gave up for want of memory all but `bytes` and `fits` is None, and
-        `bytes` is what it says that it needed.
+        For one device: the total `bytes`, and by kind in `memory`; whether it `fits`;
+        `flops`; `bytes_accessed` as counted by XLA; `memory_traffic`, see
+        `memory_traffic`; `collectives`, see `summarize`; and `compile_seconds`. If the
+        compiler ran out of memory, all but `bytes` and `fits` are None, and `bytes` is
+        what the compiler reports as needed, or None.
+
+    Raises:
+        ValueError: if the config cannot be built or does not fit the devices.
     """
     with config_section("parallel"):
         parallel = create_parallel(**config.parallel, devices=topology.devices)
-    if parallel.backend == "pmap":
-        raise ValueError(
-            "A plan needs --config.parallel.backend=jit or shard_map; pmap runs the "
-            "same step as shard_map."
-        )
+        if parallel.backend == "pmap":
+            raise ValueError(
+                "the backend pmap cannot be planned; use shard_map, which runs the "
+                "same step, or jit"
+            )
     with config_section("train"):
         parallel.check_batch(config.train.batch_size)
-    # Weights of the classes would need the data; any positive ones cost the same.
+    # Real class weights would need the data; any positive weights cost the same.
     weighted = config.loss.class_weights != "none"
     weights = np.linspace(0.5, 1.5, num_classes, dtype=np.float32) if weighted else None
     setup = TrainingSetup(
@@ -159,7 +167,8 @@ def compile_step(
     start = time.monotonic()
     found: dict[str, Any] = dict.fromkeys(MEASURES)
     try:
-        compiled = setup.train_step.lower(setup.state, setup.batch).compile()
+        step: Any = setup.train_step  # jitted
+        compiled = step.lower(setup.state, setup.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -180,8 +189,8 @@ def compile_step(
     return found | {"compile_seconds": round(time.monotonic() - start, 1)}
 
 
-def _memory(stats) -> dict[str, int]:
-    """Bytes of one device by kind; what the outputs reuse counts once."""
+def _memory(stats: Any) -> dict[str, int]:
+    """Bytes on one device by kind; buffers that outputs reuse are counted once."""
     return {
         "arguments": stats.argument_size_in_bytes,
         "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
@@ -191,7 +200,7 @@ def _memory(stats) -> dict[str, int]:
 
 
 def needed_bytes(error: str) -> int | None:
-    """How much memory a program would have needed, from the compiler's refusal."""
+    """The bytes that a program needs, from the compiler's out-of-memory error."""
     match = _NEEDED.search(error)
     if match is None:
         return None
@@ -199,17 +208,18 @@ def needed_bytes(error: str) -> int | None:
 
 
 def _cures(config, mesh, largest, measure) -> list[dict[str, Any]]:
-    """Compiles what may fit instead: remat, and smaller batches if none were searched.
+    """Compiles alternatives that may fit: remat, smaller batches, sharded rows.
 
-    A smaller batch saves what splitting the rows of the same images would, without
-    rows to exchange: so space is tried only where a batch of one image is too large.
+    Smaller batches are tried only if no search has done so. They save as much memory as
+    sharding the rows of the images, without communication, so `space` is tried only if
+    a batch of one image is too large.
     """
     cures = []
 
     def attempt(changes):
         try:
             step = measure(changes)
-        except ValueError as error:  # maps too low to be split, say
+        except ValueError as error:  # such as maps with too few rows to shard
             step = {"fits": False, "bytes": None, "refused": str(error)}
         kept = ("fits", "bytes", "compile_seconds", "refused")
         cures.append(
@@ -229,30 +239,30 @@ def _cures(config, mesh, largest, measure) -> list[dict[str, Any]]:
         return cures
     while config.parallel.backend == "jit" and data % 2 == 0 and space < 8:
         data, space = data // 2, space * 2
-        spread = {
+        sharded = {
             "parallel.data": data,
             "parallel.space": space,
             "train.batch_size": data,
         }
-        if attempt(spread) or (not cured and remat and attempt(remat | spread)):
+        if attempt(sharded) or (not cured and remat and attempt(remat | sharded)):
             break
     return cures
 
 
 def _search(step, first, shards, limit, compilations, measure) -> dict[str, Any]:
-    """The largest batch, from the step that is compiled already."""
-    seen = {}
+    """Searches for the largest batch, beginning with the step already compiled."""
+    tried = {}
 
-    def fits(batch):
-        found = measure({"train.batch_size": batch * shards}) if seen else step
-        # A compiler that does not say what it needed: a little more than there is.
-        seen[batch] = found["bytes"] or limit + limit // 8
-        return seen[batch], found["fits"]
+    def measure_batch(batch):
+        found = measure({"train.batch_size": batch * shards}) if tried else step
+        # Not all compilers report what they needed: assume a little over the limit.
+        tried[batch] = found["bytes"] or limit + limit // 8
+        return tried[batch], found["fits"]
 
-    # The rest of a step is for the most part what its batch needs.
+    # The other kinds of memory depend mostly on the batch.
     memory = step["memory"] or {"arguments": 0, "program": 0}
     low, high, expected = largest_batch(
-        fits,
+        measure_batch,
         first,
         limit,
         fixed=memory["arguments"] + memory["program"],
@@ -263,11 +273,11 @@ def _search(step, first, shards, limit, compilations, measure) -> dict[str, Any]
         "global": low * shards,
         "per_shard_too_large": high,
         "per_shard_expected": expected,
-        "tried_bytes": {str(batch): seen[batch] for batch in sorted(seen)},
+        "tried_bytes": {str(batch): tried[batch] for batch in sorted(tried)},
     }
 
 
-def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+def _changed(config: Config, changes: dict[str, Any]) -> Config:
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
         changed.update_from_flattened_dict(changes)

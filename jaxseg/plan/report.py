@@ -1,4 +1,4 @@
-"""A plan in words."""
+"""Formats a plan as text."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from jaxseg.plan.topology import GIB
 
 
 def format_plan(plan: dict[str, Any]) -> str:
-    """What `make_plan` found, for the eye."""
+    """Formats the result of `make_plan` as text."""
     return "\n".join(_lines(plan))
 
 
@@ -39,7 +39,7 @@ def _lines(plan):
     for cure in plan.get("cures", ()):
         needs = f", {_gib(cure['bytes'])} GiB" if cure.get("bytes") else ""
         verdict = "fits" if cure["fits"] else cure.get("refused", "does not fit either")
-        yield f"with {named(cure['changes'])}: {verdict}{needs}"
+        yield f"with {format_changes(cure['changes'])}: {verdict}{needs}"
     if "largest_batch" in plan:
         yield from _batch_lines(plan["largest_batch"], mesh["data"])
 
@@ -48,13 +48,13 @@ def _memory_lines(step, limit):
     needs = "?" if step["bytes"] is None else _gib(step["bytes"])
     verdict = {True: "fits", False: "DOES NOT FIT", None: "limit unknown"}[step["fits"]]
     of = "" if limit is None else f" of {_gib(limit)} GiB"
-    yield f"memory of a device     {needs} GiB{of}: {verdict}"
+    yield f"memory per device      {needs} GiB{of}: {verdict}"
     for kind, size in (step["memory"] or {}).items():
         yield f"  {kind:12} {_gib(size):>10}"
 
 
 def _work_lines(step):
-    yield "a step, on each device"
+    yield "one step on one device"
     yield f"  {'FLOPs':20} {step['flops']:10.3g}"
     yield f"  {'bytes accessed':20} {step['bytes_accessed']:10.3g}"
     yield f"  {'  of main memory':20} {step['memory_traffic']:10.3g} at least"
@@ -76,19 +76,19 @@ def _bound_lines(bound):
         f"{bound['images_at_most']:,.0f} images/s"
     )
     yield (
-        f"with none of the network hidden, and {_ms(bound['latency'])} of latency: "
+        f"without overlap of the network, and with {_ms(bound['latency'])} of latency: "
         f"{_ms(bound['step_unhidden'])}, {bound['images_unhidden']:,.0f} images/s"
     )
     yield (
-        f"scaling efficiency against one device: {bound['efficiency_unhidden']:.1%} "
-        f"to {bound['efficiency_at_most']:.1%}"
+        f"scaling efficiency relative to one device: "
+        f"{bound['efficiency_unhidden']:.1%} to {bound['efficiency_at_most']:.1%}"
     )
 
 
 def _slice_lines(slices):
     if slices:
         yield ""
-        yield "the same program on other slices, none of the network hidden and all of it"
+        yield "the same program on other slices, without and with overlap of the network"
     for one in slices:
         yield (
             f"  {one['name']:10} batches of {one['batch_size']:6}: "
@@ -116,13 +116,13 @@ def _batch_lines(found, shards):
         )
 
 
-def named(changes: dict[str, Any]) -> str:
-    """Changes of a config as `key=value, ...`."""
+def format_changes(changes: dict[str, Any]) -> str:
+    """Formats changes of a config as `key=value, ...`."""
     return ", ".join(f"{key}={value}" for key, value in changes.items())
 
 
 def _gib(size: int) -> str:
-    # Of a small network two digits behind the point would all be zero.
+    # For small networks, two decimals would all be zero.
     return (
         f"{size / GIB:.2f}" if size == 0 or size >= GIB / 100 else f"{size / GIB:.1e}"
     )

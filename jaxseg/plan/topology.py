@@ -1,4 +1,4 @@
-"""TPU chips by their data sheets, and slices of them that need not be here."""
+"""TPU chips with their data sheets, and slices of them that need not be available."""
 
 import contextlib
 import dataclasses
@@ -15,31 +15,32 @@ import jax
 GIB = 1 << 30
 
 HOP_SECONDS = 1e-6
-"""A message to the next chip: https://jax-ml.github.io/scaling-book/sharding."""
+"""Latency to the next chip: https://jax-ml.github.io/scaling-book/sharding."""
 
 
-LIBTPU_ALONE = {
-    "TPU_SKIP_MDS_QUERY": "1",  # else it asks the cloud which TPU this machine has
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # and warns that there is none
+LIBTPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # otherwise it asks the cloud for this machine's TPU
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # otherwise it warns that there is none
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a run on this machine's TPU
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # allows runs on this machine's TPU
 }
-"""For libtpu where it compiles and touches no TPU; a topology says for which one."""
+"""Environment variables with which libtpu compiles without using a TPU. The topology
+decides for which chip it compiles."""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One TPU chip.
+    """The data sheet of a TPU chip.
 
     Attributes:
         memory: bytes, by the data sheet.
-        usable: bytes of it that programs may have, as libtpu 0.0.42 says when one of
-            them needs more.
+        usable: bytes that programs can use, as libtpu 0.0.42 reports if a program needs
+            more.
         memory_bandwidth: bytes per second.
-        flops: peak floating-point operations per second, bfloat16.
-        link_bandwidth: bytes per second of one link to a neighbour, one way.
-        axes: of the torus.
-        source: the data sheet.
+        flops: peak floating-point operations per second, in bfloat16.
+        link_bandwidth: bytes per second of one link to a neighbor, in one direction.
+        axes: number of axes of the torus.
+        source: address of the data sheet.
     """
 
     memory: int
@@ -52,8 +53,8 @@ class Chip:
 
 
 def _chip(memory, usable, memory_bandwidth, flops, all_reduce, axes, name):
-    # The sheets give an all-reduce bandwidth per pod or a bandwidth per chip: what a
-    # chip sends over all of its links, two for each axis.
+    # The data sheets give an all-reduce bandwidth per pod or a bandwidth per chip: what
+    # a chip sends over all of its links, of which there are two per axis.
     return Chip(
         memory=round(memory * GIB),
         usable=round(usable * GIB),
@@ -65,7 +66,7 @@ def _chip(memory, usable, memory_bandwidth, flops, all_reduce, axes, name):
     )
 
 
-# Read in November 2026. Earlier versions of v6e's page say 1640 GB/s and 3584 Gbit/s.
+# As of November 2026. Earlier versions of v6e's page had 1640 GB/s and 3584 Gbit/s.
 CHIPS = {
     "v4": _chip(32, 30.75, 1200e9, 275e12, 1.1e15 / 4096, 3, "v4"),
     "v5e": _chip(16, 15.75, 819e9, 197e12, 51.2e12 / 256, 2, "v5e"),
@@ -81,8 +82,9 @@ class Topology:
     Attributes:
         name: such as "v5e:16x16", or "cpu:8" for fake devices.
         shape: of the slice, in chips.
-        chip: its figures; None for a CPU.
-        devices: descriptions of them, or fake ones; none where none were made.
+        chip: its data sheet; None for a CPU.
+        devices: descriptions of the devices, or fake devices; empty if the topology was
+            only parsed.
     """
 
     name: str
@@ -95,25 +97,37 @@ class Topology:
         """Number of chips, or of fake devices."""
         return math.prod(self.shape)
 
+    def require_chip(self) -> Chip:
+        """The data sheet of the chip.
+
+        Raises:
+            ValueError: for a CPU, which has none.
+        """
+        if self.chip is None:
+            raise ValueError(
+                f"topology {self.name} has no data sheet; use a TPU slice."
+            )
+        return self.chip
+
     @cached_property
     def _wraps(self) -> tuple[bool, ...]:
-        """Which axes are rings: a whole pod's, or those of whole cubes of 4x4x4."""
-        if self.chip.axes == 2:
+        """Which axes are rings: those of a whole pod, or of whole cubes of 4x4x4."""
+        if self.require_chip().axes == 2:
             return tuple(size == 16 for size in self.shape)
         return (all(size % 4 == 0 for size in self.shape),) * len(self.shape)
 
     @property
     def send_bandwidth(self) -> float:
-        """Bytes per second that every chip can send, those in the corners too."""
+        """Bytes per second that every chip can send, including those in corners."""
         links = sum(
             2 if wraps else int(size > 1)
             for size, wraps in zip(self.shape, self._wraps)
         )
-        return links * self.chip.link_bandwidth
+        return links * self.require_chip().link_bandwidth
 
     @property
     def hops(self) -> int:
-        """Links between the two chips that are farthest apart."""
+        """Number of links between the two chips with the largest distance."""
         return sum(
             size // 2 if wraps else size - 1
             for size, wraps in zip(self.shape, self._wraps)
@@ -121,38 +135,41 @@ class Topology:
 
 
 def open_topology(name: str) -> Topology:
-    """Makes the devices that a name stands for; call it before JAX has any.
+    """Creates the devices of a topology; call it before JAX is initialized.
 
     Args:
-        name: a chip and the shape of a slice, as "v5e:4x4" or "v4:2x2x4", or "cpu:8".
+        name: a chip and the shape of a slice, such as "v5e:4x4" or "v4:2x2x4", or a
+            number of fake devices, such as "cpu:8".
 
     Returns:
-        The `Topology`.
+        The topology, with devices.
 
     Raises:
-        ValueError: if there is no such chip or slice, or libtpu is not installed.
+        ValueError: if the chip or slice does not exist, or libtpu is not installed.
     """
     topology = parse_topology(name)
-    # Nothing is computed: an accelerator that is here stays free for others.
+    # Nothing is computed, so accelerators of this machine stay free.
     jax.config.update("jax_platforms", "cpu")
     make = _tpu_devices if topology.chip else _fake_devices
     return dataclasses.replace(topology, devices=make(topology))
 
 
 def parse_topology(name: str) -> Topology:
-    """The same without devices: its figures alone, for which libtpu is not needed."""
+    """Like `open_topology`, but without devices; does not need libtpu."""
     kind, _, size = name.partition(":")
     if kind not in ("cpu", *CHIPS) or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
         raise ValueError(
-            f"topology {name!r} is unknown; give a chip of {', '.join(CHIPS)} and the "
-            "shape of its slice, as v5e:16x16, or fake devices, as cpu:8."
+            f"unknown topology {name!r}; give a chip ({', '.join(CHIPS)}) and the shape "
+            "of its slice, such as v5e:16x16, or fake devices, such as cpu:8."
         )
     chip, shape = CHIPS.get(kind), tuple(int(n) for n in size.split("x"))
     if chip is None and len(shape) > 1:
-        raise ValueError("topology of CPU devices: give their number, as cpu:8.")
+        raise ValueError(
+            f"topology {name!r}: give the number of CPU devices, such as cpu:8."
+        )
     if chip is not None and len(shape) != chip.axes:
         raise ValueError(
-            f"topology {name!r}: a slice of {kind} has {chip.axes} axes, as "
+            f"topology {name!r}: a slice of {kind} has {chip.axes} axes, such as "
             f"{kind}:{'x'.join(['4'] * chip.axes)}."
         )
     return Topology(name, shape, chip)
@@ -160,14 +177,14 @@ def parse_topology(name: str) -> Topology:
 
 def _fake_devices(topology):
     count = topology.size
-    # Too late where JAX has started; then there may be enough all the same.
+    # An error if JAX is already initialized; it may have enough devices nevertheless.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if len(devices) < count:
         raise ValueError(
-            f"topology {topology.name}: JAX has started with {len(devices)} devices; "
-            "plan in a new process."
+            f"topology {topology.name}: JAX was already initialized with {len(devices)} "
+            "devices; plan in a new process."
         )
     return tuple(devices[:count])
 
@@ -175,21 +192,21 @@ def _fake_devices(topology):
 def _tpu_devices(topology):
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            "Programs for TPUs are compiled by libtpu, which is not installed: "
-            "pip install -e '.[plan]' in jaxseg's folder. No TPU is needed."
+            "Compiling for TPUs needs libtpu, which is not installed; run pip install "
+            "'jaxseg[plan]'. No TPU is needed."
         )
-    for name, value in LIBTPU_ALONE.items():
+    for name, value in LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from jax.experimental.topologies import get_topology_desc
 
     options = {}
     if topology.size == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    if topology.chip is CHIPS["v4"]:  # as in JAX: one device, not one for each core
+    if topology.chip is CHIPS["v4"]:  # as in JAX: one device per chip, not per core
         options["chip_config_name"] = "megacore"
     try:
         return tuple(get_topology_desc(topology.name, "tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"topology {topology.name!r} is not a slice there is: {error}"
+            f"topology {topology.name!r} does not exist: {error}"
         ) from None

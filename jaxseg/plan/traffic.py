@@ -1,4 +1,4 @@
-"""What a compiled program moves through a device's memory, read from its text."""
+"""The memory traffic of a compiled program, read from its text."""
 
 import re
 
@@ -16,28 +16,28 @@ _FREE = {
     "tuple",
     "while",
 }
-_PICKING = {"dynamic-slice", "gather", "slice"}
+_SLICING = {"dynamic-slice", "gather", "slice"}
 _COUNTER = 4
-"""Bytes of the arrays by which an asynchronous copy says that it is done, at most."""
+"""Largest size in bytes of the arrays that signal the end of an asynchronous copy."""
 
 
 def memory_traffic(hlo: str) -> int:
-    """Counts the bytes that a program reads from main memory and writes to it at least.
+    """A lower bound on the bytes that a program reads from and writes to main memory.
 
-    Every instruction reads each of its operands once and writes its result once; one
-    that picks a part reads no more than that, and one that updates a part touches that
-    alone. What lies in a memory of the chip itself, which TPUs mark by S(1) and above,
-    costs nothing, nor does what only renames. Loops, branches and custom calls are left
-    out, and arrays count without padding: it is a lower bound.
+    Every instruction reads each operand once and writes its result once. An instruction
+    that slices an array reads only the slice, and one that updates a slice touches only
+    the slice. Arrays in on-chip memory, which TPUs mark by S(1) and above, are free,
+    and so are instructions that only rename. Loops, branches and custom calls are left
+    out, and arrays are counted without padding.
 
-    XLA's own `bytes accessed` is none: it counts the chip's memories too, and copies
-    between them and the main memory both where they start and where they end.
+    XLA's `bytes accessed` is not a lower bound: it includes on-chip memory, and counts
+    copies between it and main memory twice, at their start and at their end.
 
     Args:
-        hlo: the program's text, `compiled.as_text()`.
+        hlo: text of the program, `compiled.as_text()`.
 
     Returns:
-        Bytes of one device.
+        Bytes on one device.
     """
     computations, entry = parse(hlo)
     total, shapes = 0, {}
@@ -46,18 +46,18 @@ def memory_traffic(hlo: str) -> int:
         operands = [shapes.get(name, "") for name in one.operands]
         if one.kind in _FREE or one.kind.endswith("-done"):
             continue
-        if one.kind == "fusion":
-            called = _CALLED.search(one.attributes)[1]
-            total += _fused(computations[called], operands, one.shape)
+        called = _CALLED.search(one.attributes) if one.kind == "fusion" else None
+        if called:
+            total += _fusion_traffic(computations[called[1]], operands, one.shape)
         else:
-            total += _alone(one.kind, operands, one.shape)
+            total += _instruction_traffic(one.kind, operands, one.shape)
     return total
 
 
-def _alone(kind: str, operands: list[str], shape: str) -> int:
-    """Of an instruction that is not a fusion."""
+def _instruction_traffic(kind: str, operands: list[str], shape: str) -> int:
+    """The traffic of an instruction that is not a fusion."""
     if kind in ("copy-start", "slice-start"):
-        # Source and destination; of the source no more than goes over.
+        # Source and destination, and of the source only what is copied.
         both = [
             (whole, main)
             for whole, main in zip(sizes(shape), sizes(shape, main=True))
@@ -65,17 +65,17 @@ def _alone(kind: str, operands: list[str], shape: str) -> int:
         ]
         moved = min((whole for whole, _ in both), default=0)
         return sum(min(moved, main) for _, main in both)
-    if kind.endswith("-start"):  # has its operands among its results
+    if kind.endswith("-start"):  # its results include its operands
         return _main(shape)
-    if kind in _PICKING:
+    if kind in _SLICING:
         return min(_main(operands[0]), sum(sizes(shape))) + _main(shape)
     if kind == "dynamic-update-slice":
         return _main(operands[1]) + min(_main(shape), sum(sizes(operands[1])))
     return sum(map(_main, operands)) + _main(shape)
 
 
-def _fused(inner: list[Instruction], operands: list[str], shape: str) -> int:
-    """Of a fusion: what it only picks from costs what it picks."""
+def _fusion_traffic(inner: list[Instruction], operands: list[str], shape: str) -> int:
+    """The traffic of a fusion; of operands that it only slices, the slices count."""
     shapes = {one.name: one.shape for one in inner}
     (root,) = (one for one in inner if one.root)
     updates = root.kind == "dynamic-update-slice"
@@ -86,7 +86,7 @@ def _fused(inner: list[Instruction], operands: list[str], shape: str) -> int:
         users = [one for one in inner if parameter.name in one.operands]
         if updates and users == [root] and root.operands[0] == parameter.name:
             continue
-        if all(one.kind in _PICKING for one in users):
+        if all(one.kind in _SLICING for one in users):
             whole = min(whole, sum(sum(sizes(one.shape)) for one in users))
         total += whole
     return total

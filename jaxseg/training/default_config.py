@@ -14,6 +14,8 @@ Any key can also be set on the command line: `--config.schedule.learning_rate=0.
 
 from ml_collections import ConfigDict, config_dict
 
+from jaxseg.utils.files import PREPARED_DIR
+
 
 def default_config() -> ConfigDict:
     """Returns the defaults: SegNet trained by AdamW on generated shapes.
@@ -58,7 +60,7 @@ def default_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.dataset = "shapes"  # shapes (generated), folder (your own) or camvid
     config.data.root = ""  # folder of the images and masks; "" for generated data
-    config.data.prepared_dir = "~/.cache/jaxseg/data"  # cache of the prepared data
+    config.data.prepared_dir = PREPARED_DIR  # cache of the prepared data
     config.data.options = ConfigDict()  # extra keyword arguments of the data set
     config.data.train_split = "train"  # name of the training split
     config.data.val_split = "val"  # name of the validation split
@@ -100,9 +102,8 @@ def default_config() -> ConfigDict:
     # What the sum over pixels is divided by: pixels (Caffe), weights (sum of the class
     # weights, PyTorch) or none.
     config.loss.denominator = "pixels"
-    config.loss.label_smoothing = (
-        0.0  # part of the target spread over all classes, 0..1
-    )
+    # Part of the target that is spread over all classes, 0 to 1.
+    config.loss.label_smoothing = 0.0
     # Type of the logits that the loss receives; it computes in float32 in any case.
     # "bfloat16" halves their memory.
     config.loss.logits_dtype = "float32"

@@ -1,1 +1,1 @@
-"""Small helpers of all packages: one place for each."""
+"""Small helpers that all packages may use."""

@@ -1,4 +1,4 @@
-"""Pytrees by the paths of their leaves, "params/encoder/stage1/conv1/kernel"."""
+"""Pytrees by the paths of their leaves, such as "params/encoder/stage1/conv1/kernel"."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ import jax
 
 
 def path_name(path: tuple[Any, ...], separator: str = "/") -> str:
-    """The name of a key path of `jax.tree_util`."""
+    """The name of a key path of `jax.tree_util`: its keys, joined by the separator."""
     return jax.tree_util.keystr(path, simple=True, separator=separator)
 
 
 def flatten(tree: Any, separator: str = "/") -> dict[str, Any]:
-    """The leaves by their paths."""
+    """A dictionary from the paths of a tree's leaves to the leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: hasattr(x, "shape")
     )
@@ -20,7 +20,7 @@ def flatten(tree: Any, separator: str = "/") -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten` for nested dictionaries."""
+    """The inverse of `flatten`, for nested dictionaries."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
@@ -32,7 +32,7 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def replace_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """The same tree with other leaves at the paths that `leaves` has."""
+    """The same tree with the leaves at the paths in `leaves` replaced."""
     return jax.tree.map_with_path(
         lambda path, old: leaves.get(path_name(path), old), tree
     )

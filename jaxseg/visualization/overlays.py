@@ -1,6 +1,6 @@
 """Pictures of label maps: index PNGs, overlays, legends, panels.
 
-Numpy and PIL only; images are uint8 `[H, W, C]`, label maps integers `[H, W]`.
+Images are uint8 [H, W, C], label maps are integers [H, W].
 """
 
 import os
@@ -13,29 +13,32 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxseg.utils.files import atomic_path
+from jaxseg.utils.rounding import divide_up
 
 VOID = 255
-VOID_COLOR = (224, 224, 192)  # PASCAL VOC's
+VOID_COLOR = (224, 224, 192)  # as in PASCAL VOC
 Palette = Sequence[tuple[int, int, int]]
 
-_TEXT = 12  # pixels; smaller is not legible in PIL's own font
+_TEXT = 12  # pixels; the default font of PIL is not legible if smaller
 _LINE = 16
 _SPACE = 6
-_PAPER, _INK = (255, 255, 255), (0, 0, 0)
+_BACKGROUND, _TEXT_COLOR = (255, 255, 255), (0, 0, 0)
 
 
-def index_png(path: str | os.PathLike, prediction: np.ndarray, palette: Palette):
-    """Writes class numbers as a PNG with palette: numbers to read, colours to see.
+def index_png(
+    path: str | os.PathLike, prediction: np.ndarray, palette: Palette
+) -> None:
+    """Writes a label map as a palette PNG: its values are classes, shown as colors.
 
-    The file appears whole or not at all: it is written aside, then renamed.
+    The file is written atomically.
 
     Args:
         path: of the file; its folder must exist.
-        prediction: `[H, W]`, classes in 0..K-1 or 255 for void.
-        palette: K RGB colours.
+        prediction: classes in 0..K-1, or 255 for void, [H, W].
+        palette: K RGB colors.
 
     Raises:
-        ValueError: for numbers that are neither.
+        ValueError: if a value is neither a class nor void.
     """
     prediction = _checked(prediction, len(palette))
     with index_png_rows(path, prediction.shape, palette) as write:
@@ -46,7 +49,7 @@ def index_png(path: str | os.PathLike, prediction: np.ndarray, palette: Palette)
 def index_png_rows(
     path: str | os.PathLike, size: tuple[int, int], palette: Palette
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """The same for class numbers that come some rows at a time, and are not kept.
+    """Writes a palette PNG a few rows at a time, without keeping them in memory.
 
         with index_png_rows(path, (height, width), palette) as write:
             for rows in strips:
@@ -54,23 +57,23 @@ def index_png_rows(
 
     Args:
         path: of the file; its folder must exist.
-        size: height and width.
-        palette: K RGB colours.
+        size: (height, width), in pixels.
+        palette: K RGB colors.
 
     Yields:
-        A function that takes rows `[h, W]`, from the top to the bottom.
+        A function that writes the next rows, [h, W], from top to bottom.
     """
     packer = zlib.compressobj()
 
     def write(rows):
         rows = _checked(rows, len(palette))
-        # Every row begins with the number of its filter; 0 is none.
+        # Every row begins with the number of its filter; 0 for none.
         _chunk(file, b"IDAT", packer.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes()))
 
-    with atomic_path(path) as aside, open(aside, "wb") as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         height, width = size
-        # 8 bits; of a palette; the only compression and filtering; not interlaced.
+        # 8 bits, palette, default compression and filtering, not interlaced.
         _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
         _chunk(file, b"PLTE", _table(palette).tobytes())
         yield write
@@ -78,24 +81,24 @@ def index_png_rows(
         _chunk(file, b"IEND", b"")
 
 
-def write_png(path: str | os.PathLike, picture: np.ndarray):
-    """Writes a picture, uint8 `[H, W, 3]`, whole or not at all, as `index_png` does."""
-    with atomic_path(path) as aside:
-        Image.fromarray(picture).save(aside, format="PNG")
+def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Writes a picture, uint8 [H, W, 3], atomically as PNG."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def colorize(prediction: np.ndarray, palette: Palette) -> np.ndarray:
-    """Class numbers to colours.
+    """Converts classes to colors.
 
     Args:
-        prediction: `[H, W]`, classes in 0..K-1 or 255, which becomes `VOID_COLOR`.
-        palette: K RGB colours.
+        prediction: classes in 0..K-1, or 255, which becomes `VOID_COLOR`, [H, W].
+        palette: K RGB colors.
 
     Returns:
-        uint8 `[H, W, 3]`.
+        uint8 [H, W, 3].
 
     Raises:
-        ValueError: for numbers that are neither.
+        ValueError: if a value is neither a class nor void.
     """
     return _table(palette)[_checked(prediction, len(palette))]
 
@@ -103,33 +106,33 @@ def colorize(prediction: np.ndarray, palette: Palette) -> np.ndarray:
 def overlay(
     image: np.ndarray, prediction: np.ndarray, palette: Palette, alpha: float = 0.5
 ) -> np.ndarray:
-    """The image tinted with the colours of the classes.
+    """Blends an image with the colors of the classes.
 
-        (1 - alpha) image + alpha colour;   the image itself where void
+        (1 - alpha) * image + alpha * color,   or the image itself where void
 
     Args:
-        image: uint8 `[H, W, C]`; one channel is shown grey, of four or more the first
-            three.
-        prediction: `[H, W]`, classes in 0..K-1 or 255.
-        palette: K RGB colours.
-        alpha: opacity of the colours, in [0, 1].
+        image: uint8 [H, W, C]; one channel is shown as gray, and of more than three
+            channels the first three are shown.
+        prediction: classes in 0..K-1, or 255 for void, [H, W].
+        palette: K RGB colors.
+        alpha: opacity of the colors, in [0, 1].
 
     Returns:
-        uint8 `[H, W, 3]`.
+        uint8 [H, W, 3].
 
     Raises:
-        ValueError: for sizes that differ, or class numbers out of range.
+        ValueError: if the sizes differ, or a value is neither a class nor void.
     """
     image = _rgb(image)
     prediction = np.asarray(prediction)
     if image.shape[:2] != prediction.shape:
         raise ValueError(
-            f"image of {image.shape[:2]} and prediction of {prediction.shape} pixels "
-            "(height, width) do not fit"
+            f"the image has {image.shape[:2]} pixels (height, width), but the "
+            f"prediction has {prediction.shape}; they must be equal"
         )
-    tinted = (1 - alpha) * image + alpha * colorize(prediction, palette)
-    tinted = np.round(tinted).astype(np.uint8)
-    return np.where((prediction == VOID)[..., None], image, tinted)
+    blended = (1 - alpha) * image + alpha * colorize(prediction, palette)
+    blended = np.round(blended).astype(np.uint8)
+    return np.where((prediction == VOID)[..., None], image, blended)
 
 
 def overlay_with_legend(
@@ -139,23 +142,23 @@ def overlay_with_legend(
     class_names: Sequence[str],
     alpha: float = 0.5,
 ) -> np.ndarray:
-    """`overlay` at the upper left, and beside it the names of the classes present.
+    """`overlay`, with a legend of the classes that are present to its right.
 
-    The picture keeps its own pixels, whatever its size; the legend has text of fixed
-    size and makes room for itself to the right and, where it must, below.
+    The overlay is not resized. The text of the legend has a fixed size; the picture is
+    extended to the right and, if necessary, at the bottom.
 
     Args:
-        image: uint8 `[H, W, C]`.
-        prediction: `[H, W]`, classes in 0..K-1 or 255.
-        palette: K RGB colours.
+        image: uint8 [H, W, C].
+        prediction: classes in 0..K-1, or 255 for void, [H, W].
+        palette: K RGB colors.
         class_names: K names.
-        alpha: opacity of the colours, in [0, 1].
+        alpha: opacity of the colors, in [0, 1].
 
     Returns:
-        uint8 `[H', W', 3]`, H' >= H, W' > W.
+        uint8 [H', W', 3], with H' >= H and W' > W; the overlay is at the top left.
 
     Raises:
-        ValueError: as `overlay`.
+        ValueError: see `overlay`.
     """
     picture = overlay(image, prediction, palette, alpha)
     return _beside(picture, _legend([prediction], palette, class_names, len(picture)))
@@ -172,33 +175,33 @@ def validation_panel(
     """One picture of several samples: a row of image, truth and prediction for each.
 
     Args:
-        images: uint8 `[h, w, C]` each, of any size; stretched to the size of the truth.
-        truths: `[H, W]` each, classes in 0..K-1 or 255 for void.
-        predictions: `[H, W]` each, of the size of their truths. They are shown under
-            void as well: what a network makes of it is worth seeing.
-        palette: K RGB colours.
-        class_names: K names; a legend on the right has those in sight.
-        max_width: width in pixels above which a sample is shown smaller.
+        images: each uint8 [h, w, C], of any size; resized to the size of the truth.
+        truths: each [H, W], classes in 0..K-1, or 255 for void.
+        predictions: each [H, W], of the size of their truths. They are also shown where
+            the truth is void.
+        palette: K RGB colors.
+        class_names: K names, for a legend of the classes that are present.
+        max_width: width in pixels above which samples are shown smaller.
 
     Returns:
-        uint8 `[H', W', 3]`.
+        uint8 [H', W', 3].
 
     Raises:
-        ValueError: for numbers or sizes of samples that differ, or class numbers out of
-            range.
+        ValueError: if the numbers or sizes of samples differ, or a value is neither a
+            class nor void.
     """
     if not len(images) == len(truths) == len(predictions) > 0:
         raise ValueError(
             f"{len(images)} images, {len(truths)} truths and {len(predictions)} "
-            "predictions do not make rows"
+            "predictions; give the same number of each, at least one"
         )
     rows = []
     for image, truth, prediction in zip(images, truths, predictions):
         truth, prediction = np.asarray(truth), np.asarray(prediction)
         if truth.shape != prediction.shape:
             raise ValueError(
-                f"truth of {truth.shape} and prediction of {prediction.shape} pixels "
-                "(height, width) do not fit"
+                f"the truth has {truth.shape} pixels (height, width), but the "
+                f"prediction has {prediction.shape}; they must be equal"
             )
         height, width = truth.shape
         shrink = min(1, max_width / width)
@@ -210,13 +213,13 @@ def validation_panel(
         rows.append(cells)
 
     titles = ("image", "truth", "prediction")
-    least = max(_width(title) for title in titles)
-    column = max(least, *(row[0].width for row in rows)) + _SPACE
+    title_width = max(_width(title) for title in titles)
+    column = max(title_width, *(row[0].width for row in rows)) + _SPACE
     height = _LINE + sum(row[0].height + _SPACE for row in rows)
-    canvas = Image.new("RGB", (3 * column, height), _PAPER)
+    canvas = Image.new("RGB", (3 * column, height), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for i, title in enumerate(titles):
-        draw.text((i * column, 0), title, _INK, _font())
+        draw.text((i * column, 0), title, _TEXT_COLOR, _font())
     top = _LINE
     for row in rows:
         for i, cell in enumerate(row):
@@ -227,21 +230,21 @@ def validation_panel(
 
 
 def _checked(classes, num_classes):
-    """The class numbers as uint8, which they must fit."""
+    """Classes as uint8; a ValueError if a value is neither a class nor void."""
     classes = np.asarray(classes)
     if classes.ndim != 2:
-        raise ValueError(f"class numbers must be [H, W], not {classes.shape}")
+        raise ValueError(f"classes must have shape [H, W], not {classes.shape}")
     known = np.logical_and(classes >= 0, classes < num_classes) | (classes == VOID)
     if not known.all():
         raise ValueError(
-            f"class number {classes[~known][0]} is neither below the {num_classes} "
-            f"colours of the palette nor {VOID} (void)"
+            f"the value {classes[~known][0]} is neither void ({VOID}) nor a class; the "
+            f"palette has {num_classes} colors"
         )
     return classes.astype(np.uint8)
 
 
 def _table(palette):
-    """uint8 [256, 3] with the void colour at 255 and black where no class is."""
+    """Color of every value, uint8 [256, 3]; black for values that are not classes."""
     table = np.zeros((256, 3), np.uint8)
     table[VOID] = VOID_COLOR
     table[: len(palette)] = palette
@@ -264,34 +267,34 @@ def _width(text):
 
 
 def _legend(maps, palette, class_names, height):
-    """White sheet with a swatch and a name for each class in the maps."""
+    """A white picture with a color and a name for each class in the maps."""
     present = np.unique(np.concatenate([np.ravel(m) for m in maps]))
     entries = [(class_names[k], palette[k]) for k in present if k != VOID]
     if VOID in present:
         entries.append(("void", VOID_COLOR))
-    # As many columns as it takes for the picture's height, of 24 lines at least.
+    # As many columns as the height of the picture requires, of at least 24 lines.
     lines = max(24, height // _LINE)
     column = max(_width(name) for name, _ in entries) + _LINE + _SPACE
-    sheet = Image.new(
+    legend = Image.new(
         "RGB",
-        (-(-len(entries) // lines) * column, min(lines, len(entries)) * _LINE),
-        _PAPER,
+        (divide_up(len(entries), lines) * column, min(lines, len(entries)) * _LINE),
+        _BACKGROUND,
     )
-    draw = ImageDraw.Draw(sheet)
+    draw = ImageDraw.Draw(legend)
     for i, (name, color) in enumerate(entries):
         x, y = i // lines * column, i % lines * _LINE
-        draw.rectangle((x, y + 2, x + 11, y + 13), tuple(color), _INK)
-        draw.text((x + _LINE, y), name, _INK, _font())
-    return np.asarray(sheet)
+        draw.rectangle((x, y + 2, x + 11, y + 13), tuple(color), _TEXT_COLOR)
+        draw.text((x + _LINE, y), name, _TEXT_COLOR, _font())
+    return np.asarray(legend)
 
 
-def _beside(picture, sheet):
-    """Both on white paper, the sheet to the right."""
-    height = max(len(picture), len(sheet))
-    width = picture.shape[1] + _SPACE + sheet.shape[1]
+def _beside(picture, legend):
+    """The picture with the legend to its right."""
+    height = max(len(picture), len(legend))
+    width = picture.shape[1] + _SPACE + legend.shape[1]
     canvas = np.full((height, width, 3), 255, np.uint8)
     canvas[: len(picture), : picture.shape[1]] = picture
-    canvas[: len(sheet), -sheet.shape[1] :] = sheet
+    canvas[: len(legend), -legend.shape[1] :] = legend
     return canvas
 
 

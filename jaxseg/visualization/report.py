@@ -1,8 +1,8 @@
-"""One page about a run: its curves, scores and confusions, and images to look at.
+"""An HTML report of a run: curves, scores, confusion matrix and example images.
 
-The page is one file that needs no network: `report.html` with the data put into it as
-JSON, from which its script draws everything. Text reaches the page as text alone, never
-as HTML, so that a class may be called `<b>`.
+The page is one file that needs no network access: the template `report.html` with the
+data as JSON, from which its script draws everything. Strings are inserted as text, never
+as HTML, so a class may be called `<b>`.
 """
 
 import base64
@@ -23,30 +23,30 @@ from jaxseg.metadata import RunMetadata
 from jaxseg.metrics import Calibration, Confusion, ImageIoU
 from jaxseg.visualization.overlays import VOID, VOID_COLOR, colorize
 
-EACH = 3
-"""Images of each kind."""
+EXAMPLES_PER_KIND = 3
+"""Number of best, of median and of worst images."""
 
-SHOWN_PX = 640
-"""The longer side of an image in the page, at most."""
+MAX_SIDE_PX = 640
+"""Largest side of an image in the page; larger images are shown smaller."""
 
-MOST_POINTS = 2000
-"""Of a curve; of a longer record every so many lines are left out."""
+MAX_POINTS = 2000
+"""Largest number of points of a curve; longer curves are subsampled."""
 
 RIGHT, WRONG, HATCH = 255, 0, (150, 225)
-"""Lightness in the error map; void is hatched in two greys."""
+"""Gray levels of the error map; void is hatched in two of them."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image to look at.
+    """An example image.
 
     Attributes:
         kind: "best", "median" or "worst".
         name: of the record.
-        miou: of this image alone.
-        image: uint8 `[H, W, C]`.
-        truth: uint8 `[H, W]`, 255 for void.
-        prediction: uint8 `[H, W]`.
+        miou: of this image.
+        image: uint8 [H, W, C].
+        truth: uint8 [H, W], 255 for void.
+        prediction: uint8 [H, W].
     """
 
     kind: str
@@ -57,31 +57,34 @@ class Example:
     prediction: np.ndarray
 
 
-def choose(images: ImageIoU, each: int = EACH) -> list[tuple[str, int]]:
-    """The best, the median and the worst images by their own mIoU.
+def choose_examples(
+    images: ImageIoU, per_kind: int = EXAMPLES_PER_KIND
+) -> list[tuple[str, int]]:
+    """Chooses the best, the median and the worst images by their mIoU.
 
     Args:
-        images: counts of each; those of nothing but void are left out.
-        each: how many of each kind. No image is taken twice: of few there are fewer.
+        images: counts of each image; images of only void pixels are left out.
+        per_kind: number of images of each kind; smaller if there are too few images,
+            since no image is chosen twice.
 
     Returns:
-        Kind and place in `images`, the best first and the worst last.
+        Kind and index into `images` of each, from the best to the worst.
     """
     miou = images.miou()
     order = [int(i) for i in np.argsort(miou, kind="stable") if not np.isnan(miou[i])]
-    each = min(each, max(1, len(order) // 3))
-    middle = (len(order) - each) // 2
+    per_kind = min(per_kind, max(1, len(order) // 3))
+    middle = (len(order) - per_kind) // 2
     kinds = {
-        "best": order[::-1][:each],
-        "worst": order[:each],
-        "median": order[middle : middle + each],
+        "best": order[::-1][:per_kind],
+        "worst": order[:per_kind],
+        "median": order[middle : middle + per_kind],
     }
     chosen: dict[int, str] = {}
-    for kind, places in kinds.items():
-        for place in places:
-            chosen.setdefault(place, kind)
+    for kind, indices in kinds.items():
+        for index in indices:
+            chosen.setdefault(index, kind)
     ranked = sorted(chosen, key=order.index, reverse=True)
-    return [(chosen[place], place) for place in ranked]
+    return [(chosen[index], index) for index in ranked]
 
 
 def render(
@@ -97,24 +100,24 @@ def render(
     calibration: Calibration | None = None,
     boundary: dict[str, float | None] | None = None,
 ) -> str:
-    """Makes the page.
+    """Renders the report.
 
     Args:
         title: of the page.
-        facts: the summary, by name.
-        metadata: of the workdir; all of it is shown, `class_names` and `palette` used.
-        log: the lines of a run's `metrics.jsonl`.
-        confusion: of all pixels.
+        facts: values of the summary, by name.
+        metadata: of the workdir, shown completely.
+        log: lines of the run's `metrics.jsonl`.
+        confusion: confusion matrix of all pixels.
         images: counts of each image.
-        names: of the images.
-        examples: to look at.
-        calibration: of all pixels, where it was measured.
-        boundary: boundary F1 by class, where it was measured.
+        names: names of the images.
+        examples: example images.
+        calibration: of all pixels, if it was measured.
+        boundary: boundary F1 by class, if it was measured.
 
     Returns:
         HTML.
     """
-    charts = [*_curves(log), _spread(images, names)]
+    charts = [*_curves(log), _image_chart(images, names)]
     if calibration is not None:
         charts.append(_reliability(calibration))
     data = {
@@ -125,7 +128,7 @@ def render(
         "examples": [_example(example, metadata) for example in examples],
         "metadata": metadata.to_json(),
     }
-    # "<" is the one character that could end the element or begin another.
+    # "<" is the only character that could end the element or begin another.
     filled = {
         "title": html.escape(title),
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
@@ -136,7 +139,7 @@ def render(
 
 
 def _curves(log):
-    """Charts of what a run wrote down."""
+    """Charts of the training log."""
     kinds = (
         ("Loss", ("loss",), False),
         ("Learning rate", ("learning_rate",), False),
@@ -149,7 +152,7 @@ def _curves(log):
     }
     for title, keys, percent in kinds:
         lines = [line for line in log if keys[0] in line]
-        lines = lines[:: max(1, math.ceil(len(lines) / MOST_POINTS))]
+        lines = _subsample(lines)
         if lines:
             yield {
                 "title": title,
@@ -166,13 +169,17 @@ def _curves(log):
             }
 
 
-def _spread(images, names):
-    """The images in the order of their own mIoU."""
+def _subsample(points: list) -> list:
+    return points[:: max(1, math.ceil(len(points) / MAX_POINTS))]
+
+
+def _image_chart(images, names):
+    """The mIoU of each image, sorted."""
     miou = images.miou()
     order = [i for i in np.argsort(miou, kind="stable") if not np.isnan(miou[i])]
-    order = order[:: max(1, math.ceil(len(order) / MOST_POINTS))]
+    order = _subsample(order)
     return {
-        "title": "Images by their own mIoU",
+        "title": "mIoU of each image, sorted",
         "axis": "image",
         "percent": True,
         "x": list(range(1, len(order) + 1)),
@@ -182,21 +189,20 @@ def _spread(images, names):
 
 
 def _reliability(calibration):
-    """How often the model is right, by how sure it is."""
-    figures = calibration.compute()
-    bins = figures["bins"]
+    """Accuracy by confidence."""
+    bins = calibration.compute()["bins"]
     full = [i for i, count in enumerate(bins["count"]) if count]
-    sure = [bins["confidence"][i] for i in full]
-    share = np.asarray(bins["count"], np.float64) / max(1, sum(bins["count"]))
+    confidence = [bins["confidence"][i] for i in full]
+    fraction = np.asarray(bins["count"], np.float64) / max(1, sum(bins["count"]))
     return {
         "title": "Reliability",
         "axis": "confidence",
         "percent": True,
-        "x": sure,
-        "notes": [f"{share[i]:.1%} of the pixels" for i in full],
+        "x": confidence,
+        "notes": [f"{fraction[i]:.1%} of the pixels" for i in full],
         "series": [
             {"name": "accuracy", "y": [bins["accuracy"][i] for i in full]},
-            {"name": "calibrated", "y": sure},
+            {"name": "calibrated", "y": confidence},
         ],
     }
 
@@ -205,24 +211,24 @@ def _classes(confusion, metadata, boundary):
     names = metadata.class_names
     scores = confusion.compute(names)
     truth = confusion.counts.sum(axis=1)
-    share = truth / max(1, truth.sum())
+    fractions = truth / max(1, truth.sum())
     return [
         {
             "name": name,
-            "colour": _hex(colour),
+            "color": _hex(color),
             "iou": _number(scores["iou"][name]),
             "accuracy": _number(scores["accuracy"][name]),
-            "share": float(part),
+            "fraction": float(fraction),
             **({} if boundary is None else {"boundary": _number(boundary[name])}),
         }
-        for name, colour, part in zip(names, metadata.palette, share)
+        for name, color, fraction in zip(names, metadata.palette, fractions)
     ]
 
 
 def _example(example, metadata):
     names, palette = metadata.class_names, metadata.palette
     height, width = example.truth.shape
-    shrink = min(1, SHOWN_PX / max(height, width))
+    shrink = min(1, MAX_SIDE_PX / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def small(classes):
@@ -250,15 +256,14 @@ def _example(example, metadata):
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Where a prediction is wrong, told by lightness and pattern alone.
+    """A gray picture of the errors of a prediction.
 
     Args:
-        truth: `[H, W]`, 255 for void.
-        prediction: `[H, W]`.
+        truth: [H, W], 255 for void.
+        prediction: [H, W].
 
     Returns:
-        uint8 `[H, W]`: white where it is right, black where it is wrong, hatched in
-        greys where the truth is void.
+        uint8 [H, W]: white if correct, black if wrong, hatched in gray if void.
     """
     rows, columns = np.indices(truth.shape)
     hatch = np.where((rows + columns) // 3 % 2, *HATCH)
@@ -269,12 +274,12 @@ def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def _uri(picture, kind):
     content = io.BytesIO()
     picture.save(content, format=kind, optimize=True, quality=85)
-    coded = base64.b64encode(content.getvalue()).decode()
-    return f"data:image/{kind.lower()};base64,{coded}"
+    encoded = base64.b64encode(content.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{encoded}"
 
 
-def _hex(colour):
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _hex(color):
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _number(value):

@@ -2,7 +2,7 @@
 
 The nets see BGR. Their first kernels are reversed, so that ours see RGB.
 
-Two things are not in a file. BVLC's AlexNet has CaffeNet's tensors, but normalises
+Two things are not in a file. BVLC's AlexNet has CaffeNet's tensors, but normalizes
 before its poolings, and ours after. And SegNet's BatchNorm is a scale and a shift, those
 of inference only if the authors' compute_bn_statistics.py wrote the file.
 

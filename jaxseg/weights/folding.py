@@ -138,7 +138,7 @@ def _pairs(model, variables, image_shape) -> dict[str, tuple[str, float]]:
 
 
 def _nested(jaxpr):
-    """A program and all those that its steps call, such as a rematerialised stage."""
+    """A program and all those that its steps call, such as a rematerialized stage."""
     yield jaxpr
     for eqn in jaxpr.eqns:
         for value in eqn.params.values():

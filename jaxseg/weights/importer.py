@@ -102,7 +102,7 @@ def import_weights(
             None for a file of our own, which says it.
         head: "keep" takes everything over, and everything must be there; "new"
             leaves the layers that depend on the classes, and those that such files do
-            not have, as they are initialised.
+            not have, as they are initialized.
         seed: of the parameters that are new.
 
     Returns:
@@ -193,7 +193,7 @@ def _abstract(model) -> Any:
 def _draw(
     model, names: tuple[str, ...], seed: int, channels: int
 ) -> dict[str, jax.Array]:
-    """Some of a model's variables as they are initialised; the others are not made."""
+    """Some of a model's variables as they are initialized; the others are not made."""
 
     @jax.jit
     def draw():

@@ -20,7 +20,7 @@ from jaxseg.utils.trees import flatten
 Tensors = MappingType[str, np.ndarray]
 
 IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""torchvision's normalisation, RGB in 0..255."""
+"""torchvision's normalization, RGB in 0..255."""
 
 CAFFE = Normalization((122.67891434, 116.66876762, 104.00698793), (1.0, 1.0, 1.0))
 """Caffe's ImageNet mean, RGB; its nets see BGR, which reversing the first kernel undoes."""
@@ -54,7 +54,7 @@ class Mapping:
     Attributes:
         name: for messages, such as "torchvision vgg16".
         find: from a variable's path and shape to its source; None for a variable that
-            such files do not have, which stays as it was initialised.
+            such files do not have, which stays as it was initialized.
         normalization: of RGB in 0..255, that the weights were trained with.
         kwargs: arguments of `create_model` that give the net of the file.
         dropped: globs of their names that have no place in the model, such as a
@@ -104,7 +104,7 @@ def convert(
         tensors: of the file, by name.
         like: the model's variables, concrete or abstract.
         mapping: where each is in the file.
-        replaced: paths of variables that are to stay as they were initialised, those
+        replaced: paths of variables that are to stay as they were initialized, those
             that depend on the classes, and with them whatever such files lack or the
             model has no place for. None: everything must be on both sides.
 

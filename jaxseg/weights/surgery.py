@@ -87,12 +87,12 @@ def subsample_dense(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return tensor[np.ix_(*kept)]
 
 
-def convolutionalise(variables: Any, side: int = 7) -> dict[str, Any]:
+def convolutionalize(variables: Any, side: int = 7) -> dict[str, Any]:
     """A classifier's variables as those of `fcn32s` on its encoder, dense layers included.
 
     At each place of the encoder's map the scores are then what the dense layers say of
     the side x side window that begins there ("VALID" padding; with "SAME" the window is
-    centred). Where a classifier takes the mean before its only dense layer, as
+    centerd). Where a classifier takes the mean before its only dense layer, as
     GoogLeNet does, they are what this layer says of each cell, and their mean over any
     window is what the classifier says of it.
 
@@ -123,7 +123,7 @@ def convolutionalise(variables: Any, side: int = 7) -> dict[str, Any]:
     if any("kernel" not in layer for layer in head.values()):
         raise WeightsError(
             f"Of the head's layers {', '.join(sorted(head))}, not all are dense; a "
-            "normalisation of the mean over the map is no convolution."
+            "normalization of the mean over the map is no convolution."
         )
 
     def conv(name, side):
@@ -152,7 +152,7 @@ def adapt_input(kernel: np.ndarray, channels: int, how: str = "mean") -> np.ndar
         "repeat"  the old kernels over and over, each divided by its number of copies
         "zero"    the old kernels, and zeros for the channels that are new
 
-    With the first two an image whose channels are all alike gives what it gave: a grey
+    With the first two an image whose channels are all alike gives what it gave: a gray
     image the same by one channel as by three. With the last any image does, whatever
     is in the new channels, and these have gradient from the first step on.
 
@@ -191,7 +191,7 @@ class Transferred(NamedTuple):
 
     Attributes:
         variables: like those of the new model.
-        new: paths that stay as they were initialised.
+        new: paths that stay as they were initialized.
         dropped: paths that the new model has no place for.
     """
 
@@ -211,7 +211,7 @@ def transfer(variables: Any, like: Any, new: Sequence[str] = ()) -> Transferred:
 
     Args:
         variables: of the trained model.
-        like: of the new model, freshly initialised.
+        like: of the new model, freshly initialized.
         new: globs over paths of leaves, "params/neck/score/kernel", that are kept as
             they are in `like`; `*` also crosses "/".
 

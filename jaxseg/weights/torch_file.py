@@ -19,7 +19,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network")
-"""Where training scripts keep the state dict, beside epoch and optimiser."""
+"""Where training scripts keep the state dict, beside epoch and optimizer."""
 
 _WRAPPERS = ("module.", "_orig_mod.", "module.")
 """What DataParallel and torch.compile put in front of every name, in either order."""

@@ -22,7 +22,7 @@ from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
 HALVES = Normalization((127.5,) * 3, (127.5,) * 3)
 """To -1..1: what GoogLeNet's weights, which came from TensorFlow, were trained with.
 
-torchvision's `transform_input` turns its usual normalisation into this one inside the
+torchvision's `transform_input` turns its usual normalization into this one inside the
 network, where the file does not tell of it.
 """
 

@@ -52,9 +52,9 @@ def test_preset_has_a_weight_for_each_class():
 
 
 def count_by_hand(folder):
-    grey = np.zeros((2, 3, 3), np.uint8)
-    folder.add("a", grey, np.array([[0, 0, 1], [1, 1, 255]], np.uint8))
-    folder.add("b", grey[:, :2], np.array([[0, 0], [0, 255]], np.uint8))
+    gray = np.zeros((2, 3, 3), np.uint8)
+    folder.add("a", gray, np.array([[0, 0, 1], [1, 1, 255]], np.uint8))
+    folder.add("b", gray[:, :2], np.array([[0, 0], [0, 255]], np.uint8))
     folder.describe(classes=["x", "y", "never"])
     return folder.source()
 

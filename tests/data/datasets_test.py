@@ -65,8 +65,8 @@ def test_a_void_outline_two_pixels_wide_surrounds_every_shape():
                 assert not touching.any()
 
 
-def test_colour_suggests_the_class_but_does_not_settle_it():
-    """The palette's nearest colour, judged by shade-free direction, is often right."""
+def test_color_suggests_the_class_but_does_not_settle_it():
+    """The palette's nearest color, judged by shade-free direction, is often right."""
     palette = np.array(PALETTE[1:], float)
     palette /= np.linalg.norm(palette, axis=1, keepdims=True)
     right = []
@@ -120,7 +120,7 @@ def test_camvid_itself(tmp_path):
 
 
 def test_voc_palette():
-    """The first colours as the PASCAL VOC development kit lists them."""
+    """The first colors as the PASCAL VOC development kit lists them."""
     assert voc_palette(6) == (
         (0, 0, 0),
         (128, 0, 0),
@@ -141,5 +141,5 @@ def test_shapes_are_prepared_again_when_they_are_drawn_differently(
 
     before = fingerprint()
     assert fingerprint() == before
-    monkeypatch.setattr(shapes_module, "_NEIGHBOURS", np.ones((5, 5), np.uint8))
+    monkeypatch.setattr(shapes_module, "_NEIGHBORS", np.ones((5, 5), np.uint8))
     assert fingerprint() != before

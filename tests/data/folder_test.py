@@ -8,8 +8,8 @@ from PIL import Image
 
 from jaxseg.data.palette import named_palette
 
-GREY = np.arange(80, dtype=np.uint8).reshape(8, 10)
-RGB = np.stack([GREY, GREY + 60, 200 - GREY], -1)
+GRAY = np.arange(80, dtype=np.uint8).reshape(8, 10)
+RGB = np.stack([GRAY, GRAY + 60, 200 - GRAY], -1)
 MASK = np.tile(np.array([0, 1, 2, 1, 0], np.uint8), (8, 2))
 
 
@@ -50,7 +50,7 @@ def test_a_jpeg_is_kept_as_it_is(folder, suffix):
 def test_index_masks_of_every_lossless_format(folder, suffix):
     mask = np.stack([MASK] * 3, -1) if suffix == ".webp" else MASK
     folder.add("a", RGB, mask, mask_suffix=suffix)
-    if suffix == ".webp":  # WebP has no single channel, so its masks are colours
+    if suffix == ".webp":  # WebP has no single channel, so its masks are colors
         folder.describe(
             classes=["x", "y", "z"], palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]]
         )
@@ -69,7 +69,7 @@ def test_a_sixteen_bit_mask_is_its_values(folder):
     np.testing.assert_array_equal(only_record(folder)["label"], MASK)
 
 
-def test_a_mask_in_colours_is_read_by_the_palette(folder):
+def test_a_mask_in_colors_is_read_by_the_palette(folder):
     palette = np.array([[10, 20, 30], [30, 20, 10], [0, 0, 255]], np.uint8)
     mask = palette[MASK]
     mask[0, 0] = mask[7, 9] = (255, 255, 255)
@@ -82,11 +82,12 @@ def test_a_mask_in_colours_is_read_by_the_palette(folder):
     assert folder.source().info.palette == ((10, 20, 30), (30, 20, 10), (0, 0, 255))
 
 
-def test_black_and_white_masks_read_as_colours(folder):
+@pytest.mark.parametrize("masks", ["colors", "colours"])
+def test_black_and_white_masks_read_as_colors(folder, masks):
     folder.describe(
         classes=["outside", "inside"],
         palette=[[0, 0, 0], [255, 255, 255]],
-        masks="colours",
+        masks=masks,
     ).add("a", RGB, np.where(MASK > 0, 255, 0).astype(np.uint8))
     np.testing.assert_array_equal(only_record(folder)["label"], MASK > 0)
 
@@ -127,36 +128,36 @@ def test_described_classes(folder):
 
 
 def test_a_palette_by_name(folder):
-    colours = named_palette("distinct", 3)
+    colors = named_palette("distinct", 3)
     folder.describe(classes=["x", "y", "z"], palette="distinct")
-    folder.add("a", RGB, np.array(colours, np.uint8)[MASK])
-    assert folder.source().info.palette == colours
+    folder.add("a", RGB, np.array(colors, np.uint8)[MASK])
+    assert folder.source().info.palette == colors
     np.testing.assert_array_equal(only_record(folder)["label"], MASK)
 
 
-def test_a_palette_with_a_colour_twice_colours_pictures(folder):
+def test_a_palette_with_a_color_twice_colors_pictures(folder):
     folder.describe(classes=[str(i) for i in range(150)], palette="ade20k")
     folder.add("a", RGB, MASK)
     assert folder.source().info.palette == named_palette("ade20k", 150)
 
 
-@pytest.mark.parametrize("masks, file", [("indices", "a.png"), ("colours", "json")])
-def test_a_palette_with_a_colour_twice_reads_no_masks(folder, masks, file):
+@pytest.mark.parametrize("masks, file", [("indices", "a.png"), ("colors", "json")])
+def test_a_palette_with_a_color_twice_reads_no_masks(folder, masks, file):
     names = [str(i) for i in range(150)]
     folder.describe(classes=names, palette="ade20k", masks=masks)
-    colours = np.array(named_palette("ade20k", 150), np.uint8)
-    folder.add("a", RGB, colours[MASK])
-    refused(folder, file, "a colour stands for two things")
+    colors = np.array(named_palette("ade20k", 150), np.uint8)
+    folder.add("a", RGB, colors[MASK])
+    refused(folder, file, "same color")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_grey_images_in_three_channels_or_one(folder, suffix):
-    folder.add("a", GREY, MASK, suffix=suffix)
+def test_gray_images_in_three_channels_or_one(folder, suffix):
+    folder.add("a", GRAY, MASK, suffix=suffix)
     image = only_record(folder)["image"]
-    np.testing.assert_array_equal(image, np.stack([GREY] * 3, -1))
+    np.testing.assert_array_equal(image, np.stack([GRAY] * 3, -1))
     source = folder.source(channels=1)
     assert source.info.channels == 1
-    np.testing.assert_array_equal(source[0]["image"], GREY[..., None])
+    np.testing.assert_array_equal(source[0]["image"], GRAY[..., None])
 
 
 def test_alpha_is_dropped_and_palette_images_become_rgb(folder):
@@ -167,8 +168,8 @@ def test_alpha_is_dropped_and_palette_images_become_rgb(folder):
     folder.add("b", palette, MASK)
     records = {r["name"]: r["image"] for r in folder.source()}
     np.testing.assert_array_equal(records["a"], RGB)
-    colours = np.array([[9, 8, 7], [128, 0, 0], [0, 128, 0]])
-    np.testing.assert_array_equal(records["b"], colours[MASK])
+    colors = np.array([[9, 8, 7], [128, 0, 0], [0, 128, 0]])
+    np.testing.assert_array_equal(records["b"], colors[MASK])
 
 
 def test_exif_rotation_is_applied(folder):
@@ -293,7 +294,7 @@ def test_sixteen_bit_label_out_of_range(folder):
     refused(folder, "masks/a.png", "256", "row 2, column 3")
 
 
-def test_colour_without_meaning(folder):
+def test_color_without_meaning(folder):
     mask = np.zeros((8, 10, 3), np.uint8)
     mask[1, 2] = (1, 2, 3)
     folder.describe(classes=["x", "y"], palette=[[0, 0, 0], [9, 9, 9]])
@@ -301,14 +302,14 @@ def test_colour_without_meaning(folder):
     refused(folder, "masks/a.png", "[1, 2, 3]", "row 1, column 2", "palette has 2")
 
 
-def test_colours_without_palette(folder):
+def test_colors_without_palette(folder):
     folder.add("a", RGB, RGB)
     refused(folder, "masks/a.png", "classes.json with a palette")
 
 
 def test_black_and_white_masks_without_description(folder):
     folder.add("a", RGB, np.where(MASK > 0, 255, 0).astype(np.uint8))
-    refused(folder, "no label but 0", '"masks": "colours"')
+    refused(folder, "only the labels 0 and 255", '"masks": "colors"')
 
 
 def test_mask_in_jpeg(folder):
@@ -317,7 +318,7 @@ def test_mask_in_jpeg(folder):
 
 
 def test_sixteen_bit_image(folder):
-    folder.add("a", Image.fromarray(GREY.astype(np.uint16) * 100), MASK)
+    folder.add("a", Image.fromarray(GRAY.astype(np.uint16) * 100), MASK)
     refused(folder, "images/a.png", "8 bits")
 
 
@@ -345,17 +346,17 @@ def test_channels_other_than_one_or_three(folder):
         ({"classes": "xy"}, "different names"),
         ({"classes": ["x"], "void": 300}, "300"),
         ({"classes": ["x"], "void": "none"}, '"void" must be'),
-        ({"classes": ["x"], "palette": [[0, 0]]}, '"palette" must list colours'),
+        ({"classes": ["x"], "palette": [[0, 0]]}, '"palette" must list colors'),
         ({"classes": ["x"], "palette": {"x": [0, 0, 0]}}, '"palette" must list'),
-        ({"classes": ["x", "y"], "palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
-        ({"classes": ["x", "y"], "palette": [[1, 1, 1], [1, 1, 1]]}, "two things"),
+        ({"classes": ["x", "y"], "palette": [[0, 0, 0]]}, "1 colors for 2 classes"),
+        ({"classes": ["x", "y"], "palette": [[1, 1, 1], [1, 1, 1]]}, "same color"),
         (
             {"classes": ["x"], "palette": [[1, 1, 1]], "void": [[1, 1, 1]]},
-            "two things",
+            "same color",
         ),
-        ({"classes": ["x"], "palette": "rainbow"}, "no palette 'rainbow'; there are"),
+        ({"classes": ["x"], "palette": "rainbow"}, "unknown palette 'rainbow'"),
         ({"classes": ["x"], "palette": "camvid"}, "is for 11 classes, not 1"),
-        ({"classes": ["x"], "masks": "colours"}, "with a palette"),
+        ({"classes": ["x"], "masks": "colors"}, "with a palette"),
         ({"classes": ["x"], "masks": "rgb"}, "rgb"),
     ],
 )

@@ -58,7 +58,7 @@ def save(tmp_path, name, picture, **options):
     return tmp_path / name
 
 
-def test_cmyk_is_read_as_the_colours_it_prints(tmp_path):
+def test_cmyk_is_read_as_the_colors_it_prints(tmp_path):
     path = save(tmp_path, "x.tif", Image.fromarray(RGB).convert("CMYK"))
     np.testing.assert_array_equal(read_image(path), RGB)
 
@@ -69,9 +69,9 @@ def test_alpha_of_any_kind_is_dropped(tmp_path):
     for name in ("x.png", "x.tif"):
         path = save(tmp_path, name, picture)
         np.testing.assert_array_equal(read_image(path), RGB)
-    grey = Image.fromarray(RGB[..., 0])
-    grey.putalpha(3)
-    path = save(tmp_path, "grey.png", grey)
+    gray = Image.fromarray(RGB[..., 0])
+    gray.putalpha(3)
+    path = save(tmp_path, "gray.png", gray)
     np.testing.assert_array_equal(read_image(path), RGB[..., :1].repeat(3, axis=2))
 
 
@@ -90,9 +90,9 @@ def test_a_tiff_written_by_hand_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("channels", "extra", "message"),
     [
-        (4, 0, "channels beside RGB, of no stated meaning"),
-        (5, 0, "channels beside RGB, of no stated meaning"),
-        (7, 0, "a TIFF of a kind that is not read, as of channels or numbers"),
+        (4, 0, "additional channels of unspecified meaning"),
+        (5, 0, "additional channels of unspecified meaning"),
+        (7, 0, "unsupported kind of TIFF"),
         (2, None, "x.tif"),
     ],
 )
@@ -109,16 +109,16 @@ def test_a_file_that_pillow_warns_of_too_is_refused_in_our_words_alone(
 ):
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, RGB, photometric="rgb", bigtiff=True, byteorder=">")
-    with pytest.raises(ValueError, match="a TIFF of a kind that is not read"):
+    with pytest.raises(ValueError, match="unsupported kind of TIFF"):
         read_image(path)
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("name", ["grey.png", "rgb.png", "rgb.tif"])
+@pytest.mark.parametrize("name", ["gray.png", "rgb.png", "rgb.tif"])
 @pytest.mark.parametrize("read", [read_image, read_encoded_image])
-def test_sixteen_bits_are_refused_in_colour_too(tmp_path, name, read):
+def test_sixteen_bits_are_refused_in_color_too(tmp_path, name, read):
     array = RGB.astype(np.uint16) * 200
-    cv2.imwrite(str(tmp_path / name), array[..., 0] if "grey" in name else array)
+    cv2.imwrite(str(tmp_path / name), array[..., 0] if "gray" in name else array)
     with pytest.raises(ValueError, match=f"{name}: more than 8 bits"):
         read(tmp_path / name)
 
@@ -127,14 +127,14 @@ def test_sixteen_bits_are_refused_in_colour_too(tmp_path, name, read):
 def test_frames_and_pages_are_refused(tmp_path, name):
     frames = [Image.fromarray(np.roll(RGB, i)) for i in range(3)]
     path = save(tmp_path, name, frames[0], save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match=f"{name}: holds 3 pages or frames"):
+    with pytest.raises(ValueError, match=f"{name}: contains 3 pages or frames"):
         read_image(path)
 
 
 def test_an_image_too_large_for_a_photograph_says_what_helps(tmp_path, monkeypatch):
     path = save(tmp_path, "x.png", Image.fromarray(RGB))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(ValueError, match=r"x\.png: too large.*48 pixels.*--tile"):
+    with pytest.raises(ValueError, match=r"x\.png: .*too large.*48 pixels.*tiles"):
         read_image(path)
     monkeypatch.setattr(images, "LARGEST_PX", 48)
     images.expect_large_images()

@@ -220,7 +220,7 @@ def test_images_are_resized_before_augmentation(numbered, mixed):
     assert batch["image"].shape == (3, 16, 16, 3)
 
 
-def test_grey_images_keep_one_channel(folder):
+def test_gray_images_keep_one_channel(folder):
     folder.fill(2)
     source = folder.source(channels=1)
     batch = next(train_batches(source, batch_size=2, seed=0, augment=AUGMENT))
@@ -239,16 +239,16 @@ def test_mixed_sizes_need_one(mixed):
 @pytest.mark.parametrize("batches", [train_batches, eval_batches])
 def test_batch_that_does_not_divide(numbered, batches):
     seed = {"seed": 0} if batches is train_batches else {}
-    with pytest.raises(ValueError, match=r"batch_size 5 .* 2 process.*multiple of 2"):
+    with pytest.raises(ValueError, match=r"batch_size 5 .*multiple of 2"):
         batches(numbered, batch_size=5, process_count=2, **seed)
     with pytest.raises(ValueError, match="batch_size 0"):
         batches(numbered, batch_size=0, **seed)
-    with pytest.raises(ValueError, match="process_index 2"):
+    with pytest.raises(ValueError, match="process_index is 2"):
         batches(numbered, batch_size=4, process_count=2, process_index=2, **seed)
 
 
 def test_bad_augmentation_is_named_before_the_first_batch(numbered):
-    with pytest.raises(ValueError, match=r"no flipp; known: scale, crop_px, flip"):
+    with pytest.raises(ValueError, match=r"'flipp'; did you mean 'flip'"):
         train_batches(numbered, batch_size=2, seed=0, augment={"flipp": 0.5})
     with pytest.raises(ValueError, match=r"flip is a probability"):
         train_batches(numbered, batch_size=2, seed=0, augment={"flip": 5})

@@ -35,13 +35,13 @@ def touch_mask(folder):
 
 
 def swap_image(folder):
-    grey = np.full((8, 10, 3), 77, np.uint8)
-    folder.add("train01", grey, None)
+    gray = np.full((8, 10, 3), 77, np.uint8)
+    folder.add("train01", gray, None)
 
 
 def add_pair(folder):
-    grey = np.full((8, 10, 3), 77, np.uint8)
-    folder.add("new", grey, grey[..., 0] * 0)
+    gray = np.full((8, 10, 3), 77, np.uint8)
+    folder.add("new", gray, gray[..., 0] * 0)
 
 
 def describe(folder):
@@ -213,12 +213,12 @@ def test_unknown_data_set_lists_those_there_are(tmp_path):
 
 
 def test_unknown_option_lists_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"no option colour; known: .*image_size"):
-        create_source("shapes", "train", prepared_dir=tmp_path, colour=3)
+    with pytest.raises(ValueError, match=r"no option color; known: .*image_size"):
+        create_source("shapes", "train", prepared_dir=tmp_path, color=3)
 
 
 def test_root_for_a_data_set_that_draws_itself(tmp_path):
-    with pytest.raises(ValueError, match="draws its own images"):
+    with pytest.raises(ValueError, match="synthetic"):
         create_source("shapes", "train", root="x", prepared_dir=tmp_path)
 
 

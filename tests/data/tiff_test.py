@@ -9,8 +9,8 @@ from jaxseg.data.images import read_image
 from jaxseg.data.tiff import open_windows
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (330, 70, 3), np.uint8)
-GREY = IMAGE[..., 0]
-ALPHA = np.dstack([IMAGE, GREY])
+GRAY = IMAGE[..., 0]
+ALPHA = np.dstack([IMAGE, GRAY])
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ ALPHA = np.dstack([IMAGE, GREY])
         (IMAGE, {"rowsperstrip": 7, "compression": "packbits"}),
         (IMAGE, {"tile": (64, 32)}),
         (IMAGE, {"tile": (64, 32), "compression": "zlib"}),
-        (GREY, {"tile": (64, 32), "compression": "zlib"}),
-        (GREY, {}),
+        (GRAY, {"tile": (64, 32), "compression": "zlib"}),
+        (GRAY, {}),
         (ALPHA, {"tile": (64, 32), "extrasamples": ["unassalpha"]}),
     ],
 )
@@ -65,9 +65,9 @@ def test_no_more_is_held_than_a_window_touches(tmp_path, monkeypatch):
         (ALPHA, {"photometric": "rgb", "extrasamples": ["unspecified"]}),
         (ALPHA, {"photometric": "rgb", "extrasamples": ["assocalpha"]}),
         (ALPHA, {"photometric": "separated"}),
-        (GREY, {"photometric": "miniswhite"}),
-        (np.stack([GREY, GREY]), {"photometric": "minisblack"}),
-        (GREY, {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}),
+        (GRAY, {"photometric": "miniswhite"}),
+        (np.stack([GRAY, GRAY]), {"photometric": "minisblack"}),
+        (GRAY, {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}),
     ],
 )
 def test_what_is_not_plain_is_left_to_the_strict_reader(tmp_path, image, options):

@@ -3,11 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxseg.data.transforms import (
     augment,
     crop,
-    jitter_colours,
+    jitter_colors,
     random_scale_crop,
     resize_image,
     resize_label,
@@ -22,9 +24,9 @@ def blocks(height, width, block=16):
     return np.stack([label * 20] * 3, -1), label
 
 
-def test_resize_label_takes_the_nearest_centre():
+def test_resize_label_takes_the_nearest_center():
     label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
-    # Centres of the result lie at 0.5, 2.5 (a tie, to the right) and 0.25 + 0.5 i.
+    # Centers of the result lie at 0.5, 2.5 (a tie, to the right) and 0.25 + 0.5 i.
     assert resize_label(label, (4, 2))[0].tolist() == [1, 3]
     assert resize_label(label, (4, 8))[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     five = np.arange(5, dtype=np.uint8)[None]
@@ -57,6 +59,52 @@ def test_crop_inside_copies_the_window():
     cropped, cropped_label = crop(image, label, (3, 5), (7, 9))
     np.testing.assert_array_equal(cropped, image[3:10, 5:14])
     np.testing.assert_array_equal(cropped_label, label[3:10, 5:14])
+
+
+SIDES = st.integers(1, 12)
+
+
+@given(
+    size=st.tuples(SIDES, SIDES),
+    offset=st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+    window=st.tuples(SIDES, SIDES),
+    channels=st.sampled_from([1, 3]),
+)
+@settings(max_examples=100, deadline=None)
+def test_crop_takes_each_pixel_from_its_position(size, offset, window, channels):
+    # A window beside the image contains no pixel to repeat.
+    offset = [
+        min(max(o, 1 - w), n - 1) for o, w, n in zip(offset, window, size, strict=True)
+    ]
+    label = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)
+    image = np.repeat(label[..., None], channels, axis=2)
+    new, new_label = crop(image, label, tuple(offset), window)
+    assert new.shape == (*window, channels)
+    rows, columns = (o + np.arange(w) for o, w in zip(offset, window))
+    clipped = np.ix_(rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1))
+    np.testing.assert_array_equal(new, image[clipped])
+    inside = np.outer(
+        (rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1])
+    )
+    np.testing.assert_array_equal(new_label, np.where(inside, label[clipped], 255))
+
+
+@given(
+    before=st.tuples(SIDES, SIDES), after=st.tuples(SIDES, SIDES), seed=st.integers(0)
+)
+@settings(max_examples=50, deadline=None)
+def test_resizing_keeps_constants_labels_and_the_range(before, after, seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*before, 2), np.uint8)
+    image[..., 1] = image[0, 0, 1]
+    new = resize_image(image, after)
+    assert (new[..., 1] == image[0, 0, 1]).all()
+    assert image.min() <= new.min() and new.max() <= image.max()
+    label = resize_label(image[..., 0], after)
+    assert set(label.ravel()) <= set(image[..., 0].ravel())
+    if before == after:
+        np.testing.assert_array_equal(new, image)
+        np.testing.assert_array_equal(label, image[..., 0])
 
 
 @pytest.mark.parametrize("crop_px", [None, (40, 56), (120, 90)])
@@ -185,48 +233,48 @@ class Draws:
         return self._queue.pop(0)
 
 
-COLOURS = np.array([[[100, 50, 20], [20, 80, 140]]], np.uint8)
+COLORS = np.array([[[100, 50, 20], [20, 80, 140]]], np.uint8)
 
 
 def test_brightness_multiplies():
-    brighter = jitter_colours(Draws(b=1.0), COLOURS, brightness=0.5)
+    brighter = jitter_colors(Draws(b=1.0), COLORS, brightness=0.5)
     assert brighter.tolist() == [[[150, 75, 30], [30, 120, 210]]]
 
 
-def test_contrast_stretches_about_the_mean_grey():
-    # Mean colour (60, 65, 80); its grey is .299 60 + .587 65 + .114 80 = 65.2.
-    stretched = jitter_colours(Draws(c=1.0), COLOURS, contrast=0.5)
-    expected = 65.2 + 1.5 * (COLOURS.astype(float) - 65.2)
+def test_contrast_stretches_about_the_mean_gray():
+    # Mean color (60, 65, 80); its gray is .299 60 + .587 65 + .114 80 = 65.2.
+    stretched = jitter_colors(Draws(c=1.0), COLORS, contrast=0.5)
+    expected = 65.2 + 1.5 * (COLORS.astype(float) - 65.2)
     np.testing.assert_allclose(stretched, np.clip(expected, 0, 255), atol=0.6)
 
 
-def test_saturation_of_zero_is_grey():
-    grey = jitter_colours(Draws(s=-1.0), COLOURS, saturation=1.0)
-    luma = COLOURS @ [0.299, 0.587, 0.114]
-    np.testing.assert_allclose(grey, np.stack([luma] * 3, -1), atol=0.6)
+def test_saturation_of_zero_is_gray():
+    gray = jitter_colors(Draws(s=-1.0), COLORS, saturation=1.0)
+    luma = COLORS @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(gray, np.stack([luma] * 3, -1), atol=0.6)
 
 
 def test_a_third_of_the_circle_of_hue_moves_the_channels_on():
-    turned = jitter_colours(Draws(turn=1.0), COLOURS, hue=1 / 3)
-    assert turned.tolist() == COLOURS[..., [2, 0, 1]].tolist()
+    turned = jitter_colors(Draws(turn=1.0), COLORS, hue=1 / 3)
+    assert turned.tolist() == COLORS[..., [2, 0, 1]].tolist()
 
 
-def test_grey_images_have_brightness_and_contrast_only():
+def test_gray_images_have_brightness_and_contrast_only():
     image = np.array([[[10], [20]]], np.uint8)
-    jittered = jitter_colours(
+    jittered = jitter_colors(
         Draws(1.0, 1.0, 1.0, 1.0), image, brightness=0.5, contrast=1.0, hue=0.5
     )
     assert jittered.shape == (1, 2, 1)
     assert jittered.ravel().tolist() == [round(1.5 * 5), round(1.5 * 25)]
 
 
-def test_colours_stay_in_range():
+def test_colors_stay_in_range():
     image = np.array([[[250, 250, 250], [3, 3, 3]]], np.uint8)
-    brighter = jitter_colours(Draws(b=1.0), image, brightness=1.0)
+    brighter = jitter_colors(Draws(b=1.0), image, brightness=1.0)
     assert brighter.tolist() == [[[255] * 3, [6] * 3]]
 
 
-def test_colour_jitter_leaves_labels_and_geometry_alone():
+def test_color_jitter_leaves_labels_and_geometry_alone():
     image, label = blocks(64, 64)
     plain = dict(scale=(0.5, 2.0), flip=0.5)
     for seed in range(5):

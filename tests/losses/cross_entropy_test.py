@@ -87,7 +87,7 @@ def test_all_void_is_zero(denominator):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_parts_add_up_whatever_their_share_of_void():
+def test_shards_add_up_whatever_their_fraction_of_void():
     key = jax.random.key(0)
     logits = jax.random.normal(key, (4, 3, 5, 6))
     label = jax.random.randint(key, (4, 3, 5), 0, 6).at[0].set(255).at[1, 0].set(255)
@@ -95,8 +95,8 @@ def test_parts_add_up_whatever_their_share_of_void():
     for denominator in ("pixels", "weights", "none"):
         kwargs = {"class_weights": weights, "denominator": denominator}
         whole = loss(logits, label, **kwargs)
-        parts = [cross_entropy(*part, **kwargs) for part in zip(logits, label)]
-        total, divisor = map(sum, zip(*parts))
+        sums = [cross_entropy(*shard, **kwargs) for shard in zip(logits, label)]
+        total, divisor = map(sum, zip(*sums))
         np.testing.assert_allclose(divide(total, divisor), whole, rtol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_label_out_of_range_is_not_trained_on(label):
 @pytest.mark.parametrize(
     "label, kwargs, message",
     [
-        (LABEL[:2], {}, "do not fit"),
+        (LABEL[:2], {}, "expected labels of shape"),
         (LABEL.astype(jnp.float32), {}, "integers"),
         (LABEL, {"denominator": "mean"}, "known: pixels, weights, none"),
         (LABEL, {"class_weights": [1.0, 2.0, 3.0]}, "class_weights"),
@@ -189,8 +189,8 @@ def test_equals_torch(weighted, smoothing, reduction):
     )
 
 
-@pytest.mark.parametrize("parts", [1, 3, 12])
-def test_by_columns_is_the_same_loss(parts):
+@pytest.mark.parametrize("chunks", [1, 3, 12])
+def test_by_columns_is_the_same_loss(chunks):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 5, 12, 4)).astype(np.float32)
     label = rng.choice([0, 1, 2, 3, 255], (2, 5, 12)).astype(np.uint8)
@@ -203,7 +203,7 @@ def test_by_columns_is_the_same_loss(parts):
 
     value = jax.value_and_grad(mean)
     expected = value(logits, loss_fn)
-    got = jax.jit(lambda x: value(x, by_columns(loss_fn, parts)))(logits)
+    got = jax.jit(lambda x: value(x, by_columns(loss_fn, chunks)))(logits)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
 
@@ -213,8 +213,8 @@ def test_by_columns_makes_no_other_tensor_of_the_size_of_the_logits():
     logits = jax.ShapeDtypeStruct((1, 128, 128, 256), jnp.float32)
     label = jax.ShapeDtypeStruct((1, 128, 128), jnp.uint8)
 
-    def memory(parts):
-        loss_fn = by_columns(cross_entropy, parts)
+    def memory(chunks):
+        loss_fn = by_columns(cross_entropy, chunks)
         gradient = jax.grad(lambda x, y: divide(*loss_fn(x, y)))
         compiled = jax.jit(gradient).lower(logits, label).compile()
         return compiled.memory_analysis().temp_size_in_bytes / 2**20
@@ -223,8 +223,8 @@ def test_by_columns_makes_no_other_tensor_of_the_size_of_the_logits():
     assert memory(16) < 4
 
 
-@pytest.mark.parametrize("parts, message", [(0, "parts=0"), (5, "the width 12")])
-def test_parts_that_do_not_divide_are_refused(parts, message):
+@pytest.mark.parametrize("chunks, message", [(0, "chunks is 0"), (5, "the width 12")])
+def test_chunks_that_do_not_divide_are_refused(chunks, message):
     logits, label = jnp.zeros((1, 2, 12, 3)), jnp.zeros((1, 2, 12), jnp.uint8)
     with pytest.raises(ValueError, match=message):
-        by_columns(cross_entropy, parts)(logits, label)
+        by_columns(cross_entropy, chunks)(logits, label)

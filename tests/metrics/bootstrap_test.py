@@ -92,9 +92,9 @@ def test_boundary_f1_is_compared_by_the_mean_over_images():
 
 def test_only_the_same_data_compare():
     first = run(1, 0.3)
-    with pytest.raises(ValueError, match="those of image 0 differ"):
+    with pytest.raises(ValueError, match="labels of image 0 differ"):
         paired_bootstrap(first, run(1, 0.3, labels_seed=9), "ab")
-    with pytest.raises(ValueError, match="30 and 20, 20 of them the same"):
+    with pytest.raises(ValueError, match="30 and 20 images, of which 20"):
         paired_bootstrap(first, ImageIoU(first.index[:20], first.counts[:20]), "ab")
     with pytest.raises(ValueError, match="2 and 3 classes"):
         paired_bootstrap(first, ImageIoU.zeros(3), "ab")

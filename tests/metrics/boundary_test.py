@@ -182,7 +182,7 @@ def test_ragged_maps_take_no_time():
 
 def test_bad_arguments():
     label = np.zeros((4, 4), np.uint8)
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         BoundaryF1.of(0, label[:3], label, 2)
     with pytest.raises(ValueError, match="known: one_to_one, nearest"):
         BoundaryF1.of(0, label, label, 2, matching="any")

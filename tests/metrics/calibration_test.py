@@ -109,7 +109,7 @@ def test_millions_of_confidences_keep_their_digits():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="expected"):
         calibration_counts(jnp.zeros((2, 3, 4)), jnp.zeros((2, 4), int))
     with pytest.raises(ValueError, match="15 and 10 bins"):
         Calibration.zeros() + Calibration.zeros(10)

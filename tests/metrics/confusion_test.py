@@ -40,7 +40,7 @@ def test_counts_on_the_host_are_those_of_the_device():
     # In uint8, 10 * 30 + 29 would wrap.
     pixel = np.array([29], np.uint8), np.array([10], np.uint8)
     assert Confusion.of(*pixel, 30).counts[10, 29] == 1
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         Confusion.of(prediction[0], label, 4)
 
 
@@ -89,7 +89,7 @@ def test_sharded_counts_equal_the_whole(axes):
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         confusion_counts(jnp.zeros((2, 3), int), jnp.zeros((2, 4), int), 2)
 
 

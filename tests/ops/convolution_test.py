@@ -123,9 +123,9 @@ def test_gradient_spreads_nothing_with_zeros():
     ("shape", "arguments", "message"),
     [
         ((2, 2, 4, 5), (2, 0), "kernel"),
-        ((2, 2), (2, 0), "keep channels apart"),
+        ((2, 2), (2, 0), "depthwise"),
         ((2, 2, 3, 5), (0, 0), "stride is 0"),
-        ((2, 2, 3, 5), (1, 3), "padding below"),
+        ((2, 2, 3, 5), (1, 3), "must be below 3"),
     ],
 )
 def test_errors_name_the_cure(shape, arguments, message):

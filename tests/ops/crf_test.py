@@ -130,7 +130,7 @@ def test_padding_has_no_influence(exact):
     assert padded.shape == (16, 16, 3) and padded_image.shape == (16, 16, 3)
     assert valid.sum() == 9 * 12 and valid[:9, :12].all()
     random = np.random.RandomState(1)
-    # Colours that would be neighbours if they counted; values that would spread.
+    # Colors that would be neighbors if they counted; values that would spread.
     padded_image[~valid] = random.randint(20, 140, padded_image[~valid].shape)
     padded[~valid] = np.nan
     q = dense_crf(padded, padded_image, **PARAMETERS, valid=valid, exact=exact)
@@ -234,11 +234,11 @@ def test_bad_input_is_refused_with_the_cure():
         ((p, image[:3]), {}, "resize the logits"),
         ((p, image.astype(np.float32)), {}, "uint8 RGB"),
         ((p, image[..., :1]), {}, "uint8 RGB"),
-        ((p[..., 0], image), {}, "give floating"),
-        ((p.argmax(-1)[..., None], image), {}, "give floating"),
-        ((negative, image), {}, "go down to -0.1"),
+        ((p[..., 0], image), {}, "expected floating"),
+        ((p.argmax(-1)[..., None], image), {}, "expected floating"),
+        ((negative, image), {}, "probability is -0.1"),
         ((not_finite, image), {}, "softmax of finite logits"),
-        ((not_normal, image), {}, "up to 1 off 1"),
+        ((not_normal, image), {}, "from 1 by up to 1;"),
         ((p, image[None]), {}, "resize the logits"),
         ((p, image), dict(valid=np.ones((4, 4), bool)), r"valid .* \[4, 5\]"),
         ((p, image), dict(sigma_xy=0.0), "sigma_xy is 0.0"),
@@ -249,7 +249,7 @@ def test_bad_input_is_refused_with_the_cure():
     for arrays, changes, message in cases:
         with pytest.raises(ValueError, match=message):
             dense_crf(*arrays, **{**PARAMETERS, **changes})
-    with pytest.raises(ValueError, match="plain number"):
+    with pytest.raises(ValueError, match="Python number"):
         jax.jit(lambda s: dense_crf(p, image, **{**PARAMETERS, "sigma_spatial": s}))(
             1.0
         )

@@ -1,4 +1,4 @@
-"""Local response normalisation by hand and against PyTorch."""
+"""Local response normalization by hand and against PyTorch."""
 
 import jax.numpy as jnp
 import numpy as np

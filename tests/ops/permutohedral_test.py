@@ -15,7 +15,7 @@ def lattice_filter(rooms=()):
         lattice = permutohedral.build(features, valid)
         with mock.patch.object(permutohedral, "VERTICES_PER_POINT", rooms):
             y = permutohedral.with_filter(lattice, lambda f, x: f(x), values)
-        return y, lattice.count
+        return y, lattice.num_vertices
 
     def run(features, values, valid=None):
         valid = np.ones(len(features), bool) if valid is None else valid

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg.ops import pooling
@@ -313,14 +315,78 @@ def test_fast_form_equals_pytorch(size, window, kind, dtype):
     equal(gv, vt.grad)
 
 
+# --- properties of the geometry -------------------------------------------------------
+
+
+@given(
+    size=st.integers(1, 40),
+    window=st.integers(1, 6),
+    stride=st.integers(1, 7),
+    padding=st.integers(0, 3),
+    dilation=st.integers(1, 3),
+    ceil_mode=st.booleans(),
+)
+@settings(max_examples=50, deadline=None)
+def test_sizes_are_pytorch_s(size, window, stride, padding, dilation, ceil_mode):
+    torch = pytest.importorskip("torch")
+    geometry = dict(
+        stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+    )
+
+    def pool(x):
+        return pooling.max_pool_indices(x, (window, 1), **_on_height(geometry))[0]
+
+    try:
+        ours = jax.eval_shape(pool, jnp.ones((1, size, 3, 1))).shape[1]
+    except ValueError as error:
+        ours = str(error)
+    if isinstance(ours, str) and "contains no pixel" in ours:
+        return  # PyTorch returns -inf there.
+    try:
+        theirs = torch.nn.functional.max_pool1d(
+            torch.ones(1, 1, size), window, **geometry
+        ).shape[2]
+    except RuntimeError:
+        assert isinstance(ours, str)
+    else:
+        assert ours == theirs
+
+
+def _on_height(geometry):
+    """The same geometry along the height only."""
+    neutral = dict(stride=1, padding=0, dilation=1)
+    return {k: (v, neutral[k]) if k in neutral else v for k, v in geometry.items()}
+
+
+@given(
+    size=st.sampled_from([(4, 6), (5, 7)]),
+    window=st.sampled_from([2, 3]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=12, deadline=None)
+def test_places_and_indices_convert_without_loss(size, window, seed):
+    x = np.random.default_rng(seed).normal(size=(1, *size, 2)).astype(np.float32)
+    maxima, places = pooling.max_pool_argmax(x, window)
+    indices = pooling.places_to_indices(places, size, window)
+    flat = jnp.asarray(x.reshape(1, -1, 1, 2))
+    taken = jnp.take_along_axis(flat, indices.reshape(1, -1, 1, 2), axis=1)
+    np.testing.assert_array_equal(taken.reshape(maxima.shape), maxima)
+    back = pooling.indices_to_places(indices, size, window)
+    np.testing.assert_array_equal(back, places)
+    np.testing.assert_array_equal(
+        pooling.max_unpool(maxima, places, size, window),
+        pooling.max_unpool_indices(maxima, indices, size),
+    )
+
+
 # --- errors ---------------------------------------------------------------------------
 
 
 def test_a_size_that_does_not_pool_to_the_map_names_those_that_do():
     y, places = jnp.ones((1, 3, 4, 2)), jnp.zeros((1, 3, 4, 2), jnp.uint8)
-    with pytest.raises(ValueError, match=r"height 7 pools to 4.*give 5 to 6"):
+    with pytest.raises(ValueError, match=r"height 7 pools to 4.* 5 to 6"):
         pooling.max_unpool(y, places, (7, 8))
-    with pytest.raises(ValueError, match=r"width 9 pools to 5.*give 7 to 8"):
+    with pytest.raises(ValueError, match=r"width 9 pools to 5.* 7 to 8"):
         pooling.places_to_indices(places, (6, 9))
 
 
@@ -336,18 +402,18 @@ def test_bad_shapes_are_named():
 
 @pytest.mark.parametrize("window", [0, 17])
 def test_windows_that_uint8_cannot_count_are_refused(window):
-    with pytest.raises(ValueError, match="from 1 to 16"):
+    with pytest.raises(ValueError, match="1 to 16"):
         pooling.max_pool_argmax(jnp.ones((1, 32, 32, 1)), window)
 
 
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [
-        (dict(window=3, padding=2), "pad by at most 1"),
+        (dict(window=3, padding=2), "at most 1"),
         (dict(window=9), "does not fit into 4 pixels"),
         (dict(window=0), "window is 0"),
         (dict(window=2, stride=(1, 2, 3)), "stride is"),
-        (dict(window=2, stride=1, padding=1, dilation=5), "holds no pixel"),
+        (dict(window=2, stride=1, padding=1, dilation=5), "contains no pixel"),
     ],
 )
 def test_impossible_geometry_is_refused(geometry, message):

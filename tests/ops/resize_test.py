@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxseg.ops import resize
+from jaxseg.ops import image_resize, resize
 
 
 def random_map(*shape, dtype=jnp.float32):
@@ -16,7 +18,7 @@ def row(values):
     return jnp.asarray(values, jnp.float32)[None, None, :, None]
 
 
-def test_half_pixel_centres_by_hand():
+def test_half_pixel_centers_by_hand():
     y = resize.resize_bilinear(row([0, 4]), (1, 4))
     np.testing.assert_allclose(y[0, 0, :, 0], [0, 1, 3, 4])
     y = resize.resize_bilinear(row([0, 6]), (1, 3))
@@ -136,18 +138,59 @@ def test_cropping_what_was_padded_changes_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: resize.resize_bilinear(x[0], (2, 2)), r"give \[B, H, W, C\]"),
+        (lambda x: resize.resize_bilinear(x[0], (2, 2)), r"expected \[B, H, W, C\]"),
         (lambda x: resize.resize_bilinear(x, (0, 2)), "at least 1"),
         (lambda x: resize.resize_nearest(x[0, 0], (2, 2)), r"\[B, H, W\] or"),
         (
             lambda x: resize.resize_bilinear_to(x, jnp.ones((3, 2), int), (2, 2)),
-            r"give \(1, 2\)",
+            r"\(1, 2\)",
         ),
         (lambda x: resize.crop_to(x, (4, 3), (2, 0)), "crop at most 3"),
-        (lambda x: resize.crop_to(x, (2, 2), (0, -1)), "width 2 from -1"),
-        (lambda x: resize.pad_to(x, (5, 5), 0), "width 6 does not fit into 5"),
+        (lambda x: resize.crop_to(x, (2, 2), (0, -1)), "width 2 at offset -1"),
+        (lambda x: resize.pad_to(x, (5, 5), 0), "width 6 is larger than 5"),
     ],
 )
 def test_errors_name_the_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((1, 5, 6, 2)))
+
+
+RESIZES = {
+    "bilinear": resize.resize_bilinear,
+    "corners": lambda x, size: resize.resize_bilinear(x, size, align_corners=True),
+    "nearest": resize.resize_nearest,
+    "own sizes": lambda x, size: resize.resize_bilinear_to(
+        x, jnp.asarray([size] * len(x)), size
+    ),
+    "images": image_resize.resize_image,
+}
+SIDES = st.sampled_from([(3, 5), (6, 10), (4, 4)])
+
+
+@pytest.mark.parametrize("resize_to", RESIZES.values(), ids=RESIZES)
+@given(before=SIDES, after=SIDES, seed=st.integers(0, 1000))
+@settings(max_examples=12, deadline=None)
+def test_resizing_keeps_constants_and_the_range(resize_to, before, after, seed):
+    x = np.random.default_rng(seed).integers(0, 256, (1, *before, 2), np.uint8)
+    x[..., 1] = seed % 256
+    kind = jnp.uint8 if resize_to is image_resize.resize_image else jnp.float32
+    y = np.asarray(resize_to(jnp.asarray(x, kind), after), np.float32)
+    assert y.shape == (1, *after, 2)
+    np.testing.assert_allclose(y[..., 1], seed % 256, rtol=1e-6)
+    assert x.min() - 1e-4 <= y.min() and y.max() <= x.max() + 1e-4
+    if before == after:
+        np.testing.assert_array_equal(y, x)
+
+
+@given(
+    small=st.sampled_from([(1, 1), (2, 5), (4, 3)]),
+    large=st.sampled_from([(4, 5), (7, 9)]),
+    value=st.integers(0, 255),
+)
+@settings(max_examples=12, deadline=None)
+def test_cropping_undoes_padding(small, large, value):
+    x = jnp.arange(small[0] * small[1], dtype=jnp.uint8).reshape(1, *small)
+    padded = resize.pad_to(x, large, value)
+    np.testing.assert_array_equal(resize.crop_to(padded, small), x)
+    assert (np.asarray(padded)[0, small[0] :] == value).all()
+    assert (np.asarray(padded)[0, :, small[1] :] == value).all()

@@ -30,7 +30,7 @@ def test_figures_are_those_of_the_data_sheets():
     [
         ("v5e:1x1", 0, 0),
         ("v5e:2x2", 2, 2),
-        ("v5e:4x4", 2, 6),  # a corner has two neighbours; 3 + 3 to the opposite one
+        ("v5e:4x4", 2, 6),  # a corner has two neighbors; 3 + 3 to the opposite one
         ("v5e:8x16", 3, 15),  # rings along the second axis: 7 + 8
         ("v5e:16x16", 4, 16),  # rings along both
         ("v5p:2x2x4", 3, 5),  # no rings but of whole cubes
@@ -54,10 +54,10 @@ def test_fake_devices():
     [
         ("v9:2x2", "v9:2x2.*v4, v5e, v5p, v6e"),
         ("v5e", "v5e.*v5e:16x16"),
-        ("v5e:2y2", "is unknown"),
-        ("v5e:0x2", "is unknown"),
-        ("v5p:4x4", "v5p has 3 axes, as v5p:4x4x4"),
-        ("cpu:2x2", "give their number"),
+        ("v5e:2y2", "unknown topology"),
+        ("v5e:0x2", "unknown topology"),
+        ("v5p:4x4", "v5p has 3 axes, such as v5p:4x4x4"),
+        ("cpu:2x2", "give the number"),
     ],
 )
 def test_unknown_names_are_refused(name, message):
@@ -72,7 +72,7 @@ def test_more_fake_devices_than_jax_has_started_with():
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install -e '.\[plan\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'jaxseg\[plan\]'"):
         open_topology("v5e:2x2")
 
 

@@ -21,7 +21,7 @@ NAMES = ("red", "green", "blue")
 
 
 def sample(height=37, width=51):
-    """A grey image; the left half class 0, the right class 1, the top row void."""
+    """A gray image; the left half class 0, the right class 1, the top row void."""
     image = np.full((height, width, 3), 90, np.uint8)
     classes = np.zeros((height, width), np.uint8)
     classes[:, width // 2 :] = 1
@@ -70,9 +70,9 @@ def test_index_png_can_be_written_row_by_row(tmp_path):
     for name in ("whole.png", "rows.png"):
         with Image.open(tmp_path / name) as picture:
             np.testing.assert_array_equal(np.asarray(picture), classes)
-    # OpenCV reads the colours by a decoder of its own.
-    colours = cv2.imread(str(tmp_path / "rows.png"))[..., ::-1]
-    np.testing.assert_array_equal(colours, colorize(classes, PALETTE))
+    # OpenCV reads the colors by a decoder of its own.
+    colors = cv2.imread(str(tmp_path / "rows.png"))[..., ::-1]
+    np.testing.assert_array_equal(colors, colorize(classes, PALETTE))
 
 
 def test_index_png_is_written_whole_or_not_at_all(tmp_path):
@@ -106,7 +106,7 @@ def test_write_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bad", [3, 254, -1, 300])
 def test_numbers_without_color_are_refused(bad):
-    with pytest.raises(ValueError, match=f"number {bad} .* 3 colours"):
+    with pytest.raises(ValueError, match=f"value {bad} .* 3 colors"):
         colorize(np.array([[0, bad]]), PALETTE)
 
 
@@ -132,7 +132,7 @@ def test_overlay_of_other_channels(channels):
 
 def test_overlay_of_another_size_is_refused():
     image, classes = sample()
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         overlay(image[1:], classes, PALETTE)
 
 
@@ -189,7 +189,7 @@ def test_panel_shrinks_large_samples_and_mixes_sizes():
     images, truths = zip(large, small)
     panel = validation_panel(images, truths, truths, PALETTE, NAMES, max_width=100)
     assert panel.shape[1] < 3 * 110 + 100
-    # Labels are never blended: no colours between those of the classes.
+    # Labels are never blended: no colors between those of the classes.
     column = 100 + overlays._SPACE
     cell = panel[overlays._LINE : overlays._LINE + 30, column : column + 100]
     assert colors_of(cell) <= {*PALETTE, VOID_COLOR}
@@ -208,5 +208,5 @@ def test_panel_refuses_what_does_not_fit():
         validation_panel([image], [truth] * 2, [truth], PALETTE, NAMES)
     with pytest.raises(ValueError, match="0 images"):
         validation_panel([], [], [], PALETTE, NAMES)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="must be equal"):
         validation_panel([image], [truth], [truth[1:]], PALETTE, NAMES)

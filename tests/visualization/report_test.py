@@ -17,19 +17,22 @@ from jaxseg import cli
 from jaxseg.checkpoints.run import load, save
 from jaxseg.data import read_image
 from jaxseg.inference.predictor import Predictor
+from jaxseg.metadata import RunMetadata
 from jaxseg.metrics import Calibration, Confusion, ImageIoU
 from jaxseg.models import create_model
+from jaxseg.ops.image_normalization import Normalization
 from jaxseg.visualization import report
 from jaxseg.visualization.overlays import colorize
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
-METADATA = {
-    "class_names": ["road", HOSTILE, "never"],
-    "palette": [[128, 64, 128], [0, 90, 0], [255, 0, 255]],
-    "config": {"note": HOSTILE},
-    "versions": {"jaxseg": "0"},
-    "git_commit": None,
-}
+METADATA = RunMetadata(
+    model={"name": "segnet_basic", "num_classes": 3, "width": 4},
+    class_names=("road", HOSTILE, "never"),
+    palette=((128, 64, 128), (0, 90, 0), (255, 0, 255)),
+    normalization=Normalization((120.0,) * 3, (60.0,) * 3),
+    config={"note": HOSTILE},
+    versions={"jaxseg": "0"},
+)
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
 PREDICTION = np.array([[0, 1, 1, 1], [0, 0, 0, 1]], np.uint8)
 LOG = [
@@ -40,12 +43,12 @@ LOG = [
 ]
 
 
-def images_of(*shares, k=3):
+def images_of(*hits, k=3):
     """Images of one class, a given number of whose 10 pixels are right."""
-    counts = np.zeros((len(shares), k, 3), int)
-    for i, hit in enumerate(shares):
+    counts = np.zeros((len(hits), k, 3), int)
+    for i, hit in enumerate(hits):
         counts[i, 0] = 10, hit, hit
-    return ImageIoU(np.arange(len(shares)), counts)
+    return ImageIoU(np.arange(len(hits)), counts)
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def picture(uri):
 
 def test_best_median_and_worst_by_hand():
     images = images_of(5, 9, 1, 7, 3, 8, 2)
-    assert report.choose(images, each=2) == [
+    assert report.choose_examples(images, per_kind=2) == [
         ("best", 1),
         ("best", 5),
         ("median", 0),
@@ -109,19 +112,23 @@ def test_best_median_and_worst_by_hand():
         ("worst", 6),
         ("worst", 2),
     ]
-    assert report.choose(images, each=1) == [("best", 1), ("median", 0), ("worst", 2)]
-
-
-def test_few_images_and_void_ones():
-    assert report.choose(images_of(5, 9, 1)) == [
+    assert report.choose_examples(images, per_kind=1) == [
         ("best", 1),
         ("median", 0),
         ("worst", 2),
     ]
-    assert report.choose(images_of(5, 9)) == [("best", 1), ("worst", 0)]
-    assert report.choose(images_of(5)) == [("best", 0)]
+
+
+def test_few_images_and_void_ones():
+    assert report.choose_examples(images_of(5, 9, 1)) == [
+        ("best", 1),
+        ("median", 0),
+        ("worst", 2),
+    ]
+    assert report.choose_examples(images_of(5, 9)) == [("best", 1), ("worst", 0)]
+    assert report.choose_examples(images_of(5)) == [("best", 0)]
     nothing = ImageIoU(np.arange(2), np.zeros((2, 3, 3), int))
-    assert report.choose(nothing) == []
+    assert report.choose_examples(nothing) == []
 
 
 def test_errors_are_black_and_void_is_hatched():
@@ -144,7 +151,7 @@ def test_text_stays_text(page):
     data = data_of(page)
     assert data["classes"][1]["name"] == HOSTILE
     assert data["examples"][0]["name"] == f"a{HOSTILE}"
-    assert data["metadata"] == METADATA
+    assert data["metadata"] == METADATA.to_json()
     assert dict(data["facts"])["data"] == HOSTILE
 
 
@@ -161,10 +168,10 @@ def test_scores_of_classes(page):
     road, other, never = data["classes"]
     assert road == {
         "name": "road",
-        "colour": "#804080",
+        "color": "#804080",
         "iou": 3 / 5,
         "accuracy": 3 / 4,
-        "share": 4 / 7,
+        "fraction": 4 / 7,
         "boundary": 0.25,
     }
     assert other["iou"] == 2 / 4
@@ -177,7 +184,7 @@ def test_curves(page):
         "Loss",
         "Learning rate",
         "Validation",
-        "Images by their own mIoU",
+        "mIoU of each image, sorted",
         "Reliability",
     ]
     assert charts["Loss"]["x"] == [10, 20, 30]
@@ -193,7 +200,7 @@ def test_curves(page):
 
 
 def test_long_records_are_thinned(monkeypatch):
-    monkeypatch.setattr(report, "MOST_POINTS", 4)
+    monkeypatch.setattr(report, "MAX_POINTS", 4)
     log = [{"step": i, "loss": float(i)} for i in range(1, 10)]
     (loss,) = report._curves(log)
     assert loss["x"] == loss["series"][0]["y"] == [1, 4, 7]
@@ -202,7 +209,7 @@ def test_long_records_are_thinned(monkeypatch):
 def test_pictures_are_what_they_say(page):
     (example,) = data_of(page)["examples"]
     image, truth, prediction, errors = map(picture, example["layers"])
-    palette = METADATA["palette"]
+    palette = METADATA.palette
     np.testing.assert_allclose(image, 99, atol=2)
     np.testing.assert_array_equal(truth, colorize(TRUTH, palette))
     np.testing.assert_array_equal(prediction, colorize(PREDICTION, palette))
@@ -211,18 +218,12 @@ def test_pictures_are_what_they_say(page):
     assert names == ["road", HOSTILE, "void"]
 
 
-def test_large_and_grey_images_are_shown_smaller(page):
+def test_large_and_gray_images_are_shown_smaller(page):
     large = np.zeros((700, 1400), np.uint8)
     example = report.Example("best", "a", 1.0, large[..., None], large, large)
     shown = report._example(example, METADATA)
     assert shown["size"] == (640, 320)
     assert {picture(uri).shape[:2] for uri in shown["layers"]} == {(320, 640)}
-
-
-def test_a_damaged_record_is_read_as_far_as_it_goes(tmp_path):
-    assert report.read_metrics(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "lo')
-    assert report.read_metrics(tmp_path) == [{"step": 1, "loss": 2}]
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def workdir(tmp_path, monkeypatch):
             array = rng.integers(0, 256 if channels else 3, (32, 32, *channels))
             path = tmp_path / "data/val" / kind / f"{i}.png"
             Image.fromarray(array.astype(np.uint8)).save(path)
-    model = {"name": "segnet_basic", "num_classes": 3, "width": 4}
+    model = METADATA.model
     like = jax.eval_shape(
         lambda: create_model(**model).init(
             jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False
@@ -248,15 +249,14 @@ def workdir(tmp_path, monkeypatch):
     # Variances are positive.
     variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
     variables = jax.tree.map(np.float32, variables)
-    normalization = {"mean": [120.0] * 3, "std": [60.0] * 3}
     prepared = {"dataset": "folder", "root": "", "prepared_dir": str(tmp_path / "p")}
     save(
         tmp_path / "run",
         variables,
         model=model,
-        normalization=normalization,
+        normalization=METADATA.normalization,
         class_names=["class_0", "class_1", "class_2"],
-        palette=METADATA["palette"],
+        palette=METADATA.palette,
         data=prepared,
     )
     return tmp_path / "run"
@@ -279,13 +279,13 @@ def test_the_command(workdir, tmp_path, capsys):
         )
         prediction, truth = predict(read_image(image)), np.asarray(Image.open(label))
         shown = picture(example["layers"][2])
-        np.testing.assert_array_equal(shown, colorize(prediction, METADATA["palette"]))
+        np.testing.assert_array_equal(shown, colorize(prediction, METADATA.palette))
         assert len(np.unique(prediction)) > 1
         confusion = Confusion.of(prediction, truth, 3)
         assert example["miou"] == ImageIoU.of(0, confusion).miou()[0]
     assert np.sum(data["confusion"]) == 4 * 32 * 32
     titles = [chart["title"] for chart in data["charts"]]
-    assert titles == ["Images by their own mIoU", "Reliability"]
+    assert titles == ["mIoU of each image, sorted", "Reliability"]
 
     assert cli.main([*arguments, f"--output={tmp_path}"]) == 1
     assert "is a folder" in capsys.readouterr().err

@@ -325,7 +325,7 @@ def test_nothing_where_caffe_has_nothing():
     assert mapping.kwargs == {}
 
 
-def test_geometry_and_normalisation_come_with_the_weights():
+def test_geometry_and_normalization_come_with_the_weights():
     released, backbone = mappings({"name": "fcn8s", "encoder": "vgg16"})
     assert released.parts == {"geometry": "released"}
     assert released.normalization["mean"] == (122.67891434, 116.66876762, 104.00698793)

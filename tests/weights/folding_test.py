@@ -132,7 +132,7 @@ def test_what_cannot_be_folded_is_refused(way):
         fold_batch_norm(model, _random(model, shape), shape)
 
 
-def test_transposed_and_rematerialised_layers_are_folded():
+def test_transposed_and_rematerialized_layers_are_folded():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x, *, train):

@@ -12,7 +12,7 @@ from jaxseg.weights.importer import (
     class_dependent,
     export_weights,
     import_weights,
-    start_from,
+    read_fitting,
 )
 from jaxseg.weights.mapping import IMAGENET, WeightsError, summary
 
@@ -140,10 +140,10 @@ def test_an_export_comes_back_without_loss(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
 
 
-def test_an_export_of_grey_images_comes_back(tmp_path):
+def test_an_export_of_gray_images_comes_back(tmp_path):
     module = jaxseg.create_model(**SEGNET)
     variables = initial_variables(module, jax.random.key(1), channels=1)
-    path = tmp_path / "grey.safetensors"
+    path = tmp_path / "gray.safetensors"
     export_weights(path, variables, METADATA | {"channels": 1})
     imported = import_weights(path)
     jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
@@ -166,7 +166,7 @@ def test_an_export_for_other_classes(tmp_path):
 
 def test_a_run_starts_from_a_file(classifier):
     variables = _initialized(FCN)
-    converted = start_from(classifier[0], FCN, variables, head="new")
+    converted = read_fitting(classifier[0], FCN).convert(variables, head="new")
     assert converted.variables.keys() == flatten(variables).keys() - {
         "params/neck/score/bias",
         "params/neck/score/kernel",

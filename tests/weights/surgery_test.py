@@ -118,7 +118,7 @@ def test_convolutional_net_equals_the_classifier(name):
     _, size, side = NETS[name]
     model = _classifier(name)
     variables = _random(model, size)
-    conv = surgery.convolutionalise(variables, side)
+    conv = surgery.convolutionalize(variables, side)
     parts = dict(encoder=name, encoder_kwargs=NETS[name][0])
     parts |= {} if name == "googlenet" else {"hidden": 8}
     assert _shapes(conv) == _shapes(_like(create_model("fcn32s", 5, **parts), 64))
@@ -163,7 +163,7 @@ def test_unpadded_net_equals_the_classifier_slid_over_the_image():
     """
     model = _classifier("vgg16", padding="VALID", depths=(1, 1, 1, 1, 1))
     variables = _random(model, 286)
-    conv = surgery.convolutionalise(variables)
+    conv = surgery.convolutionalize(variables)
     image = _image(318)[:1]
     encode = jax.jit(partial(model.encoder.apply, train=False))
     features = encode({"params": conv["params"]["encoder"]}, image)
@@ -179,10 +179,10 @@ def test_unpadded_net_equals_the_classifier_slid_over_the_image():
 def test_heads_that_are_no_convolutions_are_refused():
     layers = {"norm": {"scale": 1.0}, "fc": {"kernel": np.zeros((4, 5))}}
     with pytest.raises(WeightsError, match="norm"):
-        surgery.convolutionalise({"params": {"head": layers}})
+        surgery.convolutionalize({"params": {"head": layers}})
     layers = {"fc6": {"kernel": np.zeros((36, 5))}, "fc7": {"kernel": np.zeros((5, 5))}}
     with pytest.raises(WeightsError, match="7x7"):
-        surgery.convolutionalise({"params": {"head": layers}}, 7)
+        surgery.convolutionalize({"params": {"head": layers}}, 7)
 
 
 def _shapes(variables):
@@ -194,15 +194,15 @@ def _convolve(image, kernel):
 
 
 @pytest.mark.parametrize("how,channels", [("mean", 1), ("mean", 5), ("repeat", 5)])
-def test_grey_images_give_the_same_by_any_number_of_channels(how, channels):
+def test_gray_images_give_the_same_by_any_number_of_channels(how, channels):
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
-    grey = rng.normal(size=(3, 3, 1)).astype(np.float32)
+    gray = rng.normal(size=(3, 3, 1)).astype(np.float32)
     new = surgery.adapt_input(kernel, channels, how)
     assert new.shape == (3, 3, channels, 4) and new.dtype == np.float32
     np.testing.assert_allclose(
-        _convolve(grey.repeat(channels, 2), new),
-        _convolve(grey.repeat(3, 2), kernel),
+        _convolve(gray.repeat(channels, 2), new),
+        _convolve(gray.repeat(3, 2), kernel),
         rtol=1e-4,
         atol=1e-5,
     )

@@ -92,7 +92,7 @@ def test_views_of_one_storage_are_as_torch_sees_them(save):
 
 @pytest.fixture
 def trained(layout):
-    """A model and its optimiser after a step."""
+    """A model and its optimizer after a step."""
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
     optimizer = torch.optim.Adam(model.parameters())

@@ -203,20 +203,20 @@ def test_largefov_has_every_third_tap_and_fourth_unit(torchvision):
     np.testing.assert_array_equal(kernel, given["classifier.3.weight"][::4, ::4].T)
 
 
-def test_googlenet_is_normalised_as_it_was_trained(torchvision):
-    """`transform_input` turns torchvision's normalisation into another."""
+def test_googlenet_is_normalized_as_it_was_trained(torchvision):
+    """`transform_input` turns torchvision's normalization into another."""
     import torch
 
     rgb = np.random.default_rng(0).uniform(0, 255, (1, 5, 5, 3))
 
-    def normalised(mean, std):
+    def normalized(mean, std):
         return (rgb - np.reshape(mean, (1, 1, 1, 3))) / np.reshape(std, (1, 1, 1, 3))
 
     net = torchvision.models.googlenet(init_weights=False, transform_input=True)
-    x = torch.tensor(normalised(**IMAGENET).transpose(0, 3, 1, 2))
+    x = torch.tensor(normalized(**IMAGENET).transpose(0, 3, 1, 2))
     expected = net._transform_input(x).numpy().transpose(0, 2, 3, 1)
     (mapping,) = mappings({"name": "classifier", "encoder": "googlenet_bn"})
-    ours = normalised(**mapping.normalization)
+    ours = normalized(**mapping.normalization)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""TFDS builders, none of which needs TensorFlow."""
+"""TFDS dataset builders that do not need TensorFlow."""
 
 from jaxseg.data.datasets.builder import Example, SegmentationBuilder
 from jaxseg.data.datasets.camvid import CamVid

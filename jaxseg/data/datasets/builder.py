@@ -1,15 +1,14 @@
-"""What every data set here is: a TFDS builder that needs no TensorFlow.
+"""Base class of all data sets: a TFDS builder that does not need TensorFlow.
 
-A builder draws or reads examples, checks them, and names its classes. Where the result
-is kept and how it is read back is `jaxseg.data.prepare`'s and `jaxseg.data.source`'s
-business.
+A builder draws or reads examples, checks them, and names its classes.
+`jaxseg.data.prepare` stores the result, and `jaxseg.data.source` reads it.
 """
 
 import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,7 +18,7 @@ from jaxseg.data.images import encode_png
 
 
 class Example(NamedTuple):
-    """One record: its name, the image as PNG or JPEG bytes, labels uint8 [H, W]."""
+    """A record: its name, the image as PNG or JPEG bytes, and labels uint8 [H, W]."""
 
     name: str
     image: bytes
@@ -27,7 +26,7 @@ class Example(NamedTuple):
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """A description that is not looked up in TFDS's bucket of public data sets."""
+    """A description that TFDS does not look up among its public data sets."""
 
     def initialize_from_bucket(self):
         pass
@@ -41,9 +40,9 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     `identity`.
 
     Attributes:
-        class_names: names by class index.
-        palette: RGB tuples by class index.
-        channels: of the decoded image, 1 or 3.
+        class_names: name of each class, by class index.
+        palette: RGB tuple of each class, by class index.
+        channels: of the decoded images, 1 or 3.
         sizes: {split: {name: (height, width)}} of the examples generated so far.
     """
 
@@ -64,22 +63,22 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     @abstractmethod
     def num_examples(self, split: str) -> int:
-        """Number of examples of a split, known before they are made."""
+        """Number of examples of a split, known before they are generated."""
 
     @abstractmethod
     def examples(self, split: str) -> Iterator[Example]:
-        """Makes and checks the examples of a split.
+        """Generates and checks the examples of a split.
 
         Raises:
-            ValueError: naming the file and the cure.
+            ValueError: if an example is not valid; names the file and the cure.
         """
 
     @abstractmethod
-    def identity(self) -> dict:
-        """Everything that decides what is prepared, as JSON values."""
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the prepared data, as JSON values."""
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change when the prepared data would."""
+        """A hash of the identity: 16 hexadecimal digits."""
         identity = {"version": str(self.VERSION), **self.identity()}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -97,13 +96,13 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def _generate_examples(self, split):
         total = self.num_examples(split)
         if not total:
-            raise ValueError(f"{self.name}: split {split!r} is empty; add examples")
+            raise ValueError(f"{self.name}: split {split!r} is empty; add images to it")
         sizes = self.sizes[split] = {}
         bar = tqdm(
             self.examples(split),
             desc=f"preparing {self.name}/{split}",
             total=total,
-            disable=None,  # only a terminal gets a bar
+            disable=None,  # no progress bar unless on a terminal
         )
         for example in bar:
             sizes[example.name] = example.label.shape
@@ -113,7 +112,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 {"image": example.image, "label": label, "name": example.name},
             )
 
-    # TFDS announces a download on standard output; there is none.
+    # TFDS would announce a download on standard output, but there is none.
     def _log_download_bytes(self):
         pass
 

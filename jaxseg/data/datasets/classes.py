@@ -1,4 +1,4 @@
-"""What the values and colours of masks mean."""
+"""The meaning of the values and colors of masks."""
 
 import functools
 import json
@@ -8,39 +8,40 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.data.images import IGNORE, read_mask
-from jaxseg.data.palette import named_palette
+from jaxseg.data.palette import Palette, named_palette
 
-# Packs a colour into 24 bits: mask @ _RGB_PLACES.
-_RGB_PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
+# Packs a color into 24 bits: mask @ _RGB_WEIGHTS.
+_RGB_WEIGHTS = np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What the masks of a data set mean.
+    """The meaning of a data set's masks.
 
     Attributes:
-        names: class names by class index, or None to find the largest label in the
-            masks.
-        void_values: mask values that become void. Classes are the other values, in
+        names: class names by class index; None if the labels are 0 to the largest value
+            in the masks.
+        void_values: mask values that become void. The classes are the other values, in
             ascending order.
-        void_colours: RGB tuples that become void in masks in colours.
+        void_colors: RGB tuples that become void in color masks.
         palette: RGB tuples by class index, or None.
-        masks: "indices" if single-channel and palette masks hold class numbers,
-            "colours" if they too are to be read as the colours that they show.
+        masks: "indices" if single-channel and palette masks contain class indices,
+            "colors" if they are to be read by the colors that they show.
     """
 
     names: tuple[str, ...] | None = None
     void_values: tuple[int, ...] = ()
-    void_colours: tuple[tuple[int, int, int], ...] = ()
-    palette: tuple[tuple[int, int, int], ...] | None = None
+    void_colors: Palette = ()
+    palette: Palette | None = None
     masks: str = "indices"
 
 
 def read_classes(path: Path) -> Classes:
-    """Reads a `classes.json`, whose keys docs/data.md describes.
+    """Reads a `classes.json`; docs/data.md describes its keys.
 
     Raises:
-        ValueError: naming the file, the key and what it must be.
+        ValueError: if the file is not valid; names the file, the key and what is
+            expected.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -53,8 +54,8 @@ def read_classes(path: Path) -> Classes:
         or "classes" not in content
     ):
         raise ValueError(
-            f'{path}: expected an object with "classes" and perhaps "void", "palette" '
-            f'and "masks", found {content!r:.200}'
+            f'{path}: expected an object with the key "classes", and optionally "void", '
+            f'"palette" and "masks", found {content!r:.200}'
         )
     names = content["classes"]
     if not (
@@ -70,9 +71,9 @@ def read_classes(path: Path) -> Classes:
         )
     void = content.get("void")
     void = [] if void is None else void if isinstance(void, list) else [void]
-    if not all(_is_byte(v) or _is_colour(v) for v in void):
+    if not all(_is_byte(v) or _is_color(v) for v in void):
         raise ValueError(
-            f'{path}: "void" must be a value 0..255, a list of values and colours '
+            f'{path}: "void" must be a value in 0..255, a list of values and colors '
             f"[r, g, b], or null, found {void!r:.200}"
         )
     palette = content.get("palette")
@@ -82,33 +83,34 @@ def read_classes(path: Path) -> Classes:
         except ValueError as error:
             raise ValueError(f'{path}: "palette": {error}') from error
     elif palette is not None and not (
-        isinstance(palette, list) and all(map(_is_colour, palette))
+        isinstance(palette, list) and all(map(_is_color, palette))
     ):
         raise ValueError(
-            f'{path}: "palette" must list colours [r, g, b] of 0..255, or be the name '
+            f'{path}: "palette" must list colors [r, g, b] in 0..255, or be the name '
             f"of a palette, found {palette!r:.200}"
         )
     if palette is not None and len(palette) != len(names):
         raise ValueError(
-            f'{path}: "palette" has {len(palette)} colours for {len(names)} classes; '
-            'give one each (colours of void go into "void")'
+            f'{path}: "palette" has {len(palette)} colors for {len(names)} classes; '
+            'list one color per class (colors of void pixels belong in "void")'
         )
     masks = content.get("masks", "indices")
-    if masks not in ("indices", "colours") or (masks == "colours" and not palette):
+    masks = "colors" if masks == "colours" else masks  # as jaxseg 0.1 spelled it
+    if masks not in ("indices", "colors") or (masks == "colors" and not palette):
         raise ValueError(
-            f'{path}: "masks" is "indices" or, with a palette, "colours", found '
+            f'{path}: "masks" must be "indices" or, with a palette, "colors", found '
             f"{masks!r}"
         )
     classes = Classes(
         names=tuple(names),
         void_values=tuple(v for v in void if not isinstance(v, list)),
-        void_colours=tuple(tuple(v) for v in void if isinstance(v, list)),
-        palette=palette and tuple(map(tuple, palette)),
+        void_colors=tuple((r, g, b) for r, g, b in filter(_is_color, void)),
+        palette=None if palette is None else tuple((r, g, b) for r, g, b in palette),
         masks=masks,
     )
-    # ADE20K's own has one colour twice, which matters only where masks are in colours.
-    if not isinstance(content.get("palette"), str) or masks == "colours":
-        _check_colours(path, classes)
+    # ADE20K's palette has one color twice, which matters only for color masks.
+    if not isinstance(content.get("palette"), str) or masks == "colors":
+        _check_colors(path, classes)
     return classes
 
 
@@ -117,49 +119,53 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
 
     Args:
         path: the mask file.
-        classes: what its values or colours mean.
+        classes: the meaning of its values or colors.
 
     Returns:
         uint8 [H, W]; 255 is void.
 
     Raises:
-        ValueError: if a value or colour has no meaning, naming file, value and place.
+        ValueError: if a value or color is neither a class nor void; names the file,
+            the value and the pixel.
     """
-    mask = read_mask(path, colours=classes.masks == "colours")
+    mask = read_mask(path, colors=classes.masks == "colors")
     if mask.ndim == 2:
         values = _class_values(classes)
         void = sorted({*classes.void_values, IGNORE})
-        known = f"label values {values[0]} to {values[-1]} are classes, {void} void"
+        known = f"values {values[0]} to {values[-1]} are classes, and {void} is void"
         table = _value_table(classes)
         label = table[np.clip(mask, -1, len(table) - 1)]
     elif classes.palette is None:
         raise ValueError(
-            f"{path}: a mask in colours needs a classes.json with a palette; or save "
-            "it as a single-channel or palette PNG of class numbers"
+            f"{path}: a color mask needs a classes.json with a palette; add one, or "
+            "save the mask as a single-channel or palette PNG of class indices"
         )
     else:
-        _check_colours(path, classes)
-        known = f"the palette has {len(classes.palette)} colours"
-        label = _colour_table(classes)[mask.astype(np.int32) @ _RGB_PLACES]
+        _check_colors(path, classes)
+        known = f"the palette has {len(classes.palette)} colors"
+        label = _color_table(classes)[mask.astype(np.int32) @ _RGB_WEIGHTS]
     if (label < 0).any():
         row, column = np.argwhere(label < 0)[0]
         raise ValueError(
             f"{path}: {mask[row, column].tolist()} at row {row}, column {column} is "
-            f"neither a class nor void, like {(label < 0).sum()} pixels of this mask; "
-            f"{known}. Correct the mask or the description of the classes"
+            f"neither a class nor void ({(label < 0).sum()} such pixels in this mask); "
+            f"{known}. Correct the mask or the classes.json"
         )
     return label.astype(np.uint8)
 
 
-def _check_colours(path: Path, classes: Classes) -> None:
-    colours = classes.void_colours + (classes.palette or ())
-    if len(set(colours)) != len(colours):
-        raise ValueError(f"{path}: a colour stands for two things; give it one")
+def _check_colors(path: Path, classes: Classes) -> None:
+    colors = classes.void_colors + (classes.palette or ())
+    if len(set(colors)) != len(colors):
+        raise ValueError(
+            f"{path}: two classes, or a class and void, have the same color; use "
+            "different colors"
+        )
 
 
 @functools.lru_cache(maxsize=8)
 def _value_table(classes: Classes) -> np.ndarray:
-    """Class by mask value, -1 for none; the last entry stands for all beyond 255."""
+    """Class by mask value, or -1; the last entry is for all values above 255."""
     table = np.full(257, -1, np.int16)
     table[list(_class_values(classes))] = np.arange(len(_class_values(classes)))
     table[[*classes.void_values, IGNORE]] = IGNORE
@@ -167,18 +173,18 @@ def _value_table(classes: Classes) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def _colour_table(classes: Classes) -> np.ndarray:
-    """Class by colour, packed into 24 bits; -1 for none."""
+def _color_table(classes: Classes) -> np.ndarray:
+    """Class by color, packed into 24 bits, or -1."""
     table = np.full(1 << 24, -1, np.int16)
-    for index, colour in enumerate(classes.palette):
-        table[np.array(colour) @ _RGB_PLACES] = index
-    for colour in classes.void_colours:
-        table[np.array(colour) @ _RGB_PLACES] = IGNORE
+    for index, color in enumerate(classes.palette or ()):
+        table[np.array(color) @ _RGB_WEIGHTS] = index
+    for color in classes.void_colors:
+        table[np.array(color) @ _RGB_WEIGHTS] = IGNORE
     return table
 
 
 def _class_values(classes: Classes) -> list[int]:
-    """The mask values that are classes, in the order of the classes."""
+    """The mask values of the classes, by class index."""
     values = [v for v in range(IGNORE) if v not in classes.void_values]
     return values[: len(classes.names)] if classes.names else values
 
@@ -187,5 +193,5 @@ def _is_byte(value) -> bool:
     return type(value) is int and 0 <= value <= 255
 
 
-def _is_colour(value) -> bool:
+def _is_color(value) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(map(_is_byte, value))

@@ -1,8 +1,9 @@
-"""Folder: the user's own images and masks."""
+"""Folder: a user's own images and masks."""
 
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxseg.data.datasets.builder import Example, SegmentationBuilder
 from jaxseg.data.datasets.classes import Classes, read_classes, read_label
@@ -13,15 +14,15 @@ LAYOUT = "<root>/<split>/images and <root>/<split>/masks"
 
 
 class Folder(SegmentationBuilder, skip_registration=True):
-    """Images in `<root>/<split>/images`, masks of the same stem beside them in `masks`.
+    """Images in `<root>/<split>/images`, and masks of the same stem in `masks`.
 
-    What the masks mean is said by `<root>/classes.json` (docs/data.md); without it
-    labels are 0 to the largest value found and 255 is void.
+    `<root>/classes.json` defines the meaning of the masks (docs/data.md); without it
+    the labels are 0 to the largest value found, and 255 is void.
 
     Args:
-        data_dir: where TFDS writes.
-        root: the folder that holds the splits.
-        channels: of the decoded images: 3 (grey is repeated) or 1.
+        data_dir: folder that TFDS writes to.
+        root: folder that contains the splits.
+        channels: of the decoded images: 3 (gray is repeated) or 1.
     """
 
     name = "folder"
@@ -33,8 +34,8 @@ class Folder(SegmentationBuilder, skip_registration=True):
         self._root = Path(root)
         if not root or not self._root.is_dir():
             raise ValueError(
-                f"{self.name}: data root {root!r} is not a folder; give by data.root in "
-                f"a config, or by --data-root to a command, the folder with {LAYOUT}"
+                f"{self.name}: the data root {root!r} is not a folder; it must be the "
+                f"folder that contains {LAYOUT}"
             )
         self._largest_label = 0
         super().__init__(data_dir=data_dir)
@@ -46,23 +47,25 @@ class Folder(SegmentationBuilder, skip_registration=True):
         return read_classes(path) if path.exists() else Classes()
 
     @functools.cached_property
-    def split_names(self):
-        """Names of the folders that hold a folder `images`."""
+    def split_names(  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
+        self,
+    ) -> tuple[str, ...]:
+        """Names of the folders that contain a folder `images`."""
         names = sorted(
             folder.parent.name
             for folder in self._root.glob("*/images")
             if not folder.parent.name.startswith(".")
         )
         if not names:
-            raise ValueError(f"{self._root}: no split found; the layout is {LAYOUT}")
+            raise ValueError(f"{self._root}: no split found; expected {LAYOUT}")
         return tuple(names)
 
-    def num_examples(self, split):
+    def num_examples(self, split: str) -> int:
         """Number of images of a split."""
         return len(self._files(split, "images"))
 
-    def identity(self):
-        """The folder, and the name, size and time of change of every file in it."""
+    def identity(self) -> dict[str, Any]:
+        """The folder, and the name, size and modification time of its files."""
         files = [self._root / "classes.json"]
         for split in self.split_names:
             files += self._files(split, "images").values()
@@ -75,7 +78,7 @@ class Folder(SegmentationBuilder, skip_registration=True):
         }
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Reads and checks the pairs of a split, in the order of their names."""
+        """Reads and checks the image-mask pairs of a split, in the order of names."""
         images, masks = self._files(split, "images"), self._files(split, "masks")
         _check_pairs(images, masks, self._root / split)
         for stem, path in images.items():
@@ -84,8 +87,8 @@ class Folder(SegmentationBuilder, skip_registration=True):
             if label.shape != size:
                 raise ValueError(
                     f"{path} is {size[0]}x{size[1]} (height x width), but its mask "
-                    f"{masks[stem]} is {label.shape[0]}x{label.shape[1]}; make the "
-                    "two the same size"
+                    f"{masks[stem]} is {label.shape[0]}x{label.shape[1]}; both must "
+                    "have the same size"
                 )
             largest = label.max(initial=0, where=label != IGNORE)
             self._largest_label = max(self._largest_label, int(largest))
@@ -93,53 +96,58 @@ class Folder(SegmentationBuilder, skip_registration=True):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, as described or one above the largest label met so far."""
+        """Number of classes: of classes.json, or the largest label found so far + 1."""
         if self.classes.names:
             return len(self.classes.names)
         if not self._largest_label:
             raise ValueError(
-                f"{self._root}: the masks hold no label but 0 and void (255). If 255 "
-                "means a class, say so in a classes.json with a palette and "
-                '"masks": "colours" (docs/data.md)'
+                f"{self._root}: the masks contain only the labels 0 and 255 (void). If "
+                "255 is a class, add a classes.json with a palette and "
+                '"masks": "colors" (docs/data.md)'
             )
         return self._largest_label + 1
 
+    # Known only once all masks have been read, hence properties.
     @property
-    def class_names(self):
-        """Names by class index; `class_0`, `class_1`, ... where none are given."""
+    def class_names(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> tuple[str, ...]:
+        """Names by class index; `class_0`, `class_1`, ... without a classes.json."""
         return self.classes.names or tuple(
             f"class_{i}" for i in range(self.num_classes)
         )
 
     @property
-    def palette(self):
-        """Colours by class index; distinct ones where none are given."""
+    def palette(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Colors by class index; distinct ones by default."""
         return self.classes.palette or distinct_palette(self.num_classes)
 
     def _files(self, split: str, kind: str) -> dict[str, Path]:
         """Files of `<root>/<split>/<kind>` by stem, sorted; hidden files are skipped."""
         folder = self._root / split / kind
         if not folder.is_dir():
-            raise ValueError(f"{folder} does not exist; the layout is {LAYOUT}")
+            raise ValueError(f"{folder} does not exist; expected {LAYOUT}")
         files: dict[str, Path] = {}
         for path in sorted(folder.iterdir()):
             if path.name.startswith("."):
                 continue
             if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
                 raise ValueError(
-                    f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}); move it "
-                    "elsewhere"
+                    f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}); move it to "
+                    "another folder"
                 )
             if path.stem in files:
                 raise ValueError(
-                    f"{files[path.stem]} and {path} have the same stem, by which "
-                    "images and masks are matched; rename one"
+                    f"{files[path.stem]} and {path} have the same stem, but images and "
+                    "masks are matched by their stems; rename one"
                 )
             files[path.stem] = path
         return files
 
 
-def _check_pairs(images: dict[str, Path], masks: dict[str, Path], folder: Path):
+def _check_pairs(images: dict[str, Path], masks: dict[str, Path], folder: Path) -> None:
     for stem, path in images.items():
         if stem not in masks:
             raise ValueError(
@@ -149,6 +157,6 @@ def _check_pairs(images: dict[str, Path], masks: dict[str, Path], folder: Path):
     for stem, path in masks.items():
         if stem not in images:
             raise ValueError(
-                f"{path} has no image of the same stem in {folder / 'images'}; add the "
+                f"{path} has no image of the same stem in {folder / 'images'}; add an "
                 "image or remove the mask"
             )

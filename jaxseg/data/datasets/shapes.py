@@ -1,7 +1,8 @@
-"""Shapes: a data set that draws itself, so that everything runs with no download."""
+"""Shapes: a synthetic data set that needs no download."""
 
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,25 +19,25 @@ PALETTE = (
     (50, 105, 220),
     (170, 65, 185),
 )
-_NEIGHBOURS = np.ones((3, 3), np.uint8)
+_NEIGHBORS = np.ones((3, 3), np.uint8)
 _SUPERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
-_SURE_COLOUR = 0.93  # the share of shapes in their own class's colour; others: any's
+_OWN_COLOR = 0.93  # fraction of shapes in the color of their class; others: any class
 
 
 class Shapes(SegmentationBuilder, skip_registration=True):
-    """Discs, rings, squares, triangles and crosses over textured ground.
+    """Discs, rings, squares, triangles and crosses on a textured background.
 
-    Shapes vary in size, rotation, colour and brightness and cover one another; the
-    picture is noisy. Colour suggests the class but does not settle it: some shapes wear
-    another class's. Shapes have a void outline, one pixel on either side of the edge.
-    Each picture is a function of (seed, split, index) alone.
+    Shapes vary in size, rotation, color and brightness, and occlude one another; images
+    are noisy. Color is a hint of the class, not proof: some shapes have the color of
+    another class. Shapes have a void outline, one pixel on either side of the edge.
+    Each image depends only on (seed, split, index).
 
     Args:
-        data_dir: where TFDS writes.
-        image_size: height and width in pixels.
-        train_examples: number of pictures in the split `train`.
-        val_examples: number of pictures in the split `val`.
-        seed: of the drawing.
+        data_dir: folder that TFDS writes to.
+        image_size: (height, width) in pixels.
+        train_examples: number of images in the split `train`.
+        val_examples: number of images in the split `val`.
+        seed: random seed of the images.
     """
 
     name = "shapes"
@@ -55,23 +56,23 @@ class Shapes(SegmentationBuilder, skip_registration=True):
         self._size = (int(image_size[0]), int(image_size[1]))
         if min(self._size) < 16:
             raise ValueError(
-                f"shapes: image_size {self._size} is too small, shapes need 16 pixels"
+                f"shapes: image_size {self._size} is too small; use at least 16 pixels"
             )
         self._count = {"train": train_examples, "val": val_examples}
         self._seed = seed
         super().__init__(data_dir=data_dir)
 
     @property
-    def split_names(self):
+    def split_names(self) -> tuple[str, ...]:
         """Names of the splits."""
         return tuple(self._count)
 
-    def num_examples(self, split):
-        """Number of pictures of a split."""
+    def num_examples(self, split: str) -> int:
+        """Number of images of a split."""
         return self._count[split]
 
-    def identity(self):
-        """The options, and a checksum of what the present code draws."""
+    def identity(self) -> dict[str, Any]:
+        """The options, and a checksum of what the current code draws."""
         image, label = draw_shapes(np.random.default_rng(self._seed), self._size)
         return {
             "size": self._size,
@@ -81,7 +82,7 @@ class Shapes(SegmentationBuilder, skip_registration=True):
         }
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Draws the pictures of a split."""
+        """Draws the images of a split."""
         for index in range(self._count[split]):
             rng = np.random.default_rng([self._seed, zlib.crc32(split.encode()), index])
             image, label = draw_shapes(rng, self._size)
@@ -91,45 +92,45 @@ class Shapes(SegmentationBuilder, skip_registration=True):
 def draw_shapes(
     rng: np.random.Generator, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one picture.
+    """Draws one image.
 
     Args:
-        rng: all randomness comes from here.
-        size: height and width in pixels.
+        rng: random generator.
+        size: (height, width) in pixels.
 
     Returns:
-        image uint8 [H, W, 3] and label uint8 [H, W] (index into `CLASS_NAMES`, 255 on
-        the borders of shapes).
+        image uint8 [H, W, 3] and label uint8 [H, W] (indices into `CLASS_NAMES`, 255 on
+        the outlines of shapes).
     """
     height, width = size
     image = _ground(rng, size)
     label = np.zeros(size, np.uint8)
-    # As many shapes to the area whatever the image's size: one in 38 x 38 pixels.
-    crowd = max(2, height * width / 38**2)
-    for _ in range(rng.integers(round(0.6 * crowd), round(1.4 * crowd), endpoint=True)):
+    # On average one shape in 38 x 38 pixels, whatever the size of the image.
+    mean = max(2, height * width / 38**2)
+    for _ in range(rng.integers(round(0.6 * mean), round(1.4 * mean), endpoint=True)):
         kind = int(rng.integers(1, len(CLASS_NAMES)))
         radius = rng.uniform(8, 15) * min(1.0, min(size) / 32)
-        centre = rng.uniform((0, 0), (width, height))
-        cover = _cover(kind, size, centre, radius, rng.uniform(0, 2 * np.pi))
-        colour = _colour(rng, kind)
-        shade = colour * (1 + 0.15 * _smooth_noise(rng, size)[..., None])
+        center = rng.uniform((0, 0), (width, height))
+        cover = _cover(kind, size, center, radius, rng.uniform(0, 2 * np.pi))
+        color = _color(rng, kind)
+        shade = color * (1 + 0.15 * _smooth_noise(rng, size)[..., None])
         image += cover[..., None] * (shade - image)
         # Pixels on either side of the outline are void.
         inside = (cover >= 0.5).astype(np.uint8)
-        label[cv2.dilate(inside, _NEIGHBOURS) > 0] = IGNORE
-        label[cv2.erode(inside, _NEIGHBOURS) > 0] = kind
+        label[cv2.dilate(inside, _NEIGHBORS) > 0] = IGNORE
+        label[cv2.erode(inside, _NEIGHBORS) > 0] = kind
     image += rng.normal(0, rng.uniform(4, 14), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
 
 
 def _ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Two earthy colours mixed by smooth noise and faint stripes; float [H, W, 3]."""
+    """Two muted colors mixed by smooth noise and faint stripes; float [H, W, 3]."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 12)
     stripes = np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period)
     mix = 0.5 + 0.4 * _smooth_noise(rng, size) + 0.15 * stripes
-    grey = rng.uniform(60, 190)
-    first, second = grey + rng.uniform(-35, 35, (2, 3))
+    gray = rng.uniform(60, 190)
+    first, second = gray + rng.uniform(-35, 35, (2, 3))
     return first + mix[..., None] * (second - first)
 
 
@@ -139,30 +140,30 @@ def _smooth_noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def _colour(rng: np.random.Generator, kind: int) -> np.ndarray:
-    sure = rng.uniform() < _SURE_COLOUR
-    worn = kind if sure else rng.integers(1, len(CLASS_NAMES))
-    return np.array(PALETTE[worn]) * rng.uniform(0.7, 1.15) + rng.normal(0, 15, 3)
+def _color(rng: np.random.Generator, kind: int) -> np.ndarray:
+    own = rng.uniform() < _OWN_COLOR
+    shown = kind if own else rng.integers(1, len(CLASS_NAMES))
+    return np.array(PALETTE[shown]) * rng.uniform(0.7, 1.15) + rng.normal(0, 15, 3)
 
 
 def _cover(
     kind: int,
     size: tuple[int, int],
-    centre: np.ndarray,
+    center: np.ndarray,
     radius: float,
     angle: float,
 ) -> np.ndarray:
-    """The share of each pixel that a shape covers, 0..1; float [H, W]."""
+    """The fraction of each pixel that a shape covers, 0..1; float [H, W]."""
     scale = _SUPERSAMPLING
     canvas = np.zeros((size[0] * scale, size[1] * scale), np.uint8)
     for outline, value in _outlines(kind, angle):
-        points = np.rint((centre + radius * outline) * scale).astype(np.int32)
+        points = np.rint((center + radius * outline) * scale).astype(np.int32)
         cv2.fillPoly(canvas, [points], value)
     return cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA) / 255.0
 
 
 def _outlines(kind: int, angle: float) -> list[tuple[np.ndarray, int]]:
-    """Polygons to be filled in turn with 255 or 0; all shapes have about one area."""
+    """Polygons to fill in turn with 255 or 0; all shapes have about the same area."""
     name = CLASS_NAMES[kind]
     if name == "disc":
         return [(_polygon(48, angle), 255)]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxseg.models.layers import Activation, Conv, batch_norm, he_normal
 from jaxseg.models.options import LayerOptions
-from jaxseg.ops.indexed_pooling import windows
 from jaxseg.ops.pooling import max_pool_argmax, max_pool_indices
+from jaxseg.utils.rounding import divide_up
 
 
 def convolution(
@@ -138,7 +138,7 @@ def halving_max_pool(
     if not round_up:
         return max_pool_indices(x, window, 2, ceil_mode=True)
     _, height, width, _ = x.shape
-    padding = [(0, 2 * windows(n, 2) - n) for n in (height, width)]
+    padding = [(0, 2 * divide_up(n, 2) - n) for n in (height, width)]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     maxima, indices = max_pool_indices(x, window, 2, ceil_mode=True)
     # The indices are those of the padded map.
