@@ -183,7 +183,7 @@ def test_classes_are_counted_in_whole_numbers(num_classes):
 
 
 def test_an_image_needs_a_batch_axis():
-    with pytest.raises(ValueError, match=r"Give images \[B, H, W, C\], not \[33, 47"):
+    with pytest.raises(ValueError, match=r"must be \[B, H, W, C\], not \[33, 47"):
         jax.eval_shape(
             lambda: create_model("unet", 3).init(
                 jax.random.key(0), jnp.zeros((33, 47, 3)), train=False
@@ -230,7 +230,7 @@ def test_deconvnet_says_the_least_size():
 def test_images_with_other_channels_than_the_variables_are_refused():
     model = create_model("unet", 2, width=2, levels=2)
     _, variables = _trace(model, (33, 47), channels=1)
-    with pytest.raises(ValueError, match="The image has 3 channels and the variables"):
+    with pytest.raises(ValueError, match="The image has 3 channels, but the variables"):
         jax.eval_shape(
             lambda v: model.apply(v, jnp.zeros((1, 33, 47, 3)), train=False), variables
         )

@@ -223,7 +223,7 @@ def test_unpooling_behind_the_wrong_encoder_is_refused():
     x = jnp.zeros((1, 2, 2, 4))
     with pytest.raises(ValueError, match="max-pools at every level"):
         Unpool().apply({}, x, None, (4, 4))
-    with pytest.raises(ValueError, match="4 channels to a level of 8"):
+    with pytest.raises(ValueError, match="4 channels at a level of 8"):
         Unpool().apply({}, x, jnp.zeros((1, 2, 2, 8), jnp.uint8), (4, 4))
 
 

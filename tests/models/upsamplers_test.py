@@ -142,7 +142,7 @@ def test_every_upsampler_is_called_alike(x, name):
 @pytest.mark.parametrize("module", [Transposed(), PixelShuffle()])
 @pytest.mark.parametrize("size", [(6, 10), (8, 11)])
 def test_levels_that_the_stride_does_not_reach_are_refused(x, module, size):
-    with pytest.raises(ValueError, match="8x10, and the level has"):
+    with pytest.raises(ValueError, match="8x10 cells, and the level has"):
         _run(module, x, None, size)
 
 
@@ -150,8 +150,8 @@ def test_levels_that_the_stride_does_not_reach_are_refused(x, module, size):
     ("arguments", "message"),
     [
         (dict(kernel_size=(2, 2), strides=3), "the output has gaps"),
-        (dict(kernel_size=(2, 3)), "give a square"),
-        (dict(padding="FULL"), 'take "SAME" or "VALID"'),
+        (dict(kernel_size=(2, 3)), "must be a square"),
+        (dict(padding="FULL"), 'use "SAME" or "VALID"'),
     ],
 )
 def test_impossible_kernels_are_refused(arguments, message):
