@@ -287,7 +287,7 @@ def test_frozen_statistics_are_used_and_kept(backend, remat, batch):
                 optimizer=optimizer,
                 loss_fn=cross_entropy,
                 normalization=NORMALIZATION,
-                freeze_batch_stats=freeze,
+                frozen=frozen_layers(state.batch_stats, freeze),
             )
         )
         return state, *compiled(state, parallel.place(batch))
@@ -316,7 +316,7 @@ def test_recomputed_statistics_leave_frozen_layers_alone(batch):
             batch_statistics,
             model=model,
             normalization=NORMALIZATION,
-            freeze_batch_stats=("encoder/stage1/bn?",),
+            frozen=frozen_layers(old, ("encoder/stage1/bn?",)),
         )
     )(state, batch)
     got = stats["encoder"]["stage1"]["bn1"]
