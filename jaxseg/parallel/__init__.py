@@ -1,1 +1,1 @@
-"""Devices and processes: meshes, several processes as one run, compiled programs."""
+"""Devices and processes: meshes, runs of several processes, the compilation cache."""

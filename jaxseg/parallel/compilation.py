@@ -1,4 +1,4 @@
-"""JAX's cache of compiled programs on disk: a second start does not compile again."""
+"""JAX's cache of compiled programs on disk, so that a second start does not compile."""
 
 import os
 from pathlib import Path
@@ -7,16 +7,18 @@ import jax
 
 
 def enable_compilation_cache() -> Path | None:
-    """Keeps compiled programs in `~/.cache/jaxseg/xla`, or under `XDG_CACHE_HOME`.
+    """Caches compiled programs in `~/.cache/jaxseg/xla`, or under `XDG_CACHE_HOME`.
 
-    To be called before the first compilation. A user who chose a directory, or none,
-    by `JAX_COMPILATION_CACHE_DIR` or `jax.config` is left alone; where the directory
-    cannot be made, programs are compiled as if there were no cache.
+    Must be called before the first compilation. Does nothing if the user has set a
+    directory with `JAX_COMPILATION_CACHE_DIR` or `jax.config`, or if the directory
+    cannot be created.
 
     Returns:
-        The directory, or None where nothing was changed.
+        The directory, or None if nothing was changed.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    # JAX adds its options to `config` at run time.
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is not None:
         return None
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     directory = Path(caches).expanduser() / "jaxseg" / "xla"

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they meet, agree, and leave."""
+"""Runs of several processes: how they connect, agree, and exit."""
 
 import contextlib
 import json
@@ -20,15 +20,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 START_TIMEOUT_S = 120
-"""How long processes wait for each other at the start."""
+"""Time to wait for all processes to start."""
 HEARTBEAT_TIMEOUT_S = 30
-"""How long a process may be silent before the others take it for dead and end."""
+"""Time without a heartbeat after which a process is considered dead."""
 LEAVE_TIMEOUT_S = 15
-"""How long a process that failed waits for the others to end in good order."""
+"""Time that a failed process waits for the others to exit normally."""
 
 ADVICE = (
-    "give --coordinator=HOST:PORT (of process 0), --num_processes and --process_id, or "
-    "none of them where JAX detects the cluster (TPU pod, GKE's TPUs, Slurm, Open MPI 4)"
+    "give coordinator (HOST:PORT of process 0), num_processes and process_id, or none "
+    "of them if JAX can detect the cluster (TPU pod, TPUs on GKE, Slurm, Open MPI 4)"
 )
 
 
@@ -40,69 +40,72 @@ def connect(
     start_timeout_s: int = START_TIMEOUT_S,
     heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S,
 ) -> None:
-    """Joins the other processes of the run, where there are any.
+    """Connects to the other processes of the run, if there are any.
 
-    To be called before JAX is asked for a device. With no arguments the cluster is
-    found by JAX, and a process that belongs to none is left alone; so is one with
-    `num_processes=1`. Whenever a process is silent for too long JAX aborts all others,
-    and says which it was.
+    Must be called before anything else uses a device. Without arguments JAX detects the
+    cluster; a process outside any cluster, or with `num_processes=1`, runs alone. If a
+    process sends no heartbeat for too long, JAX aborts all others and reports which
+    process it was.
 
     Args:
-        coordinator: "host:port" of process 0, which listens there.
-        num_processes: how many there are.
-        process_id: the number of this one, from 0.
-        start_timeout_s: how long to wait for the others.
-        heartbeat_timeout_s: how long the others may be silent.
+        coordinator: "host:port" on which process 0 listens.
+        num_processes: total number of processes.
+        process_id: number of this process, from 0.
+        start_timeout_s: seconds to wait for the others.
+        heartbeat_timeout_s: seconds without a heartbeat after which a process is
+            considered dead.
 
     Raises:
-        ValueError: if arguments are missing or cannot be.
-        ConnectionError: if the processes have not met in time. This process is of no
-            use then and should end.
+        ValueError: if an argument is missing or out of range.
+        ConnectionError: if the processes do not connect in time. This process cannot
+            be used then and should exit.
     """
-    flags = {
+    arguments = {
         "coordinator": coordinator,
         "num_processes": num_processes,
         "process_id": process_id,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
     if given == {"num_processes": 1} or (not given and _started_alone()):
         return
     if given:
-        _check(flags)
-        # Else JAX would take one of the host's devices where it finds Slurm.
+        _check(arguments)
+        # Under Slurm, JAX would otherwise use only one of the host's devices.
         given["cluster_detection_method"] = "deactivate"
         given["coordinator_address"] = given.pop("coordinator")
     error = _initialize(start_timeout_s, heartbeat_timeout_s, given)
     if isinstance(error, ValueError) and "coordinator_address" in str(error):
-        _check_alone()  # JAX knows of no cluster here
+        _check_alone()  # JAX has detected no cluster
         return
     if error is not None:
         where = coordinator or "the cluster's coordinator"
-        raise _not_met(error, where, process_id, start_timeout_s) from None
-    # JAX has put a handler of its own in place of Python's, by which SIGTERM would not
-    # end a process that is still starting.
+        raise _explain_start(error, where, process_id, start_timeout_s) from None
+    # JAX has replaced Python's handler of SIGTERM by one that would not end a process
+    # that is still starting.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     with leave_on_error():
         _check_devices()
-        # CPUs meet by gloo, which gives them half a minute when they first do: now, and
-        # not when one has compiled its step and the other has not.
+        # CPUs communicate by gloo, which allows half a minute for the first connection.
+        # Connect now: later, one process may still be compiling its step.
         MaxAcrossProcesses(lag=0)(0)
 
 
 def check_shared(folder: Path) -> None:
-    """Raises a ValueError, in every process, unless all see the same folder.
+    """Checks that all processes see the same folder, such as the workdir.
 
     Args:
-        folder: absolute, the same in all. Where it does not exist yet the one that it
-            will be made in is looked at.
+        folder: absolute path, the same in all processes. If it does not exist yet, its
+            nearest existing parent is checked.
+
+    Raises:
+        ValueError: in every process, if one does not see what process 0 writes.
     """
     if jax.process_count() == 1:
         return
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     number = np.random.default_rng().integers(1 << 31)
     depth, number = process_allgather(np.array([len(existing.parts), number]))[0]
-    # A name that nobody has looked for: file systems remember for a while that there was
-    # none.
+    # A new name each time: network file systems cache that a file does not exist.
     sign = Path(*folder.parts[:depth]) / f".jaxseg_{number}"
     if jax.process_index() == 0:
         sign.touch()
@@ -112,17 +115,21 @@ def check_shared(folder: Path) -> None:
         sign.unlink()
     if missing.any():
         raise ValueError(
-            f"What process 0 writes to {sign.parent} is not seen "
-            f"{_on(np.flatnonzero(missing).tolist())}: the workdir must be in a folder "
-            "that all hosts share."
+            f"Files that process 0 writes to {sign.parent} are not visible "
+            f"{_on(np.flatnonzero(missing).tolist())}. Use a workdir in a folder that "
+            "all hosts share."
         )
 
 
 def check_same(values: dict[str, Any]) -> None:
-    """Raises a ValueError, in every process, unless all have the same values.
+    """Checks that all processes have the same values.
 
     Args:
-        values: JSON; what JSON does not know is compared by its text.
+        values: JSON values; other objects are compared as text.
+
+    Raises:
+        ValueError: in every process, if a value differs; the message lists those that
+            do.
     """
     if jax.process_count() == 1:
         return
@@ -142,32 +149,36 @@ def check_same(values: dict[str, Any]) -> None:
             )
     if lines:
         raise ValueError(
-            "The processes of a run must be started alike, in a workdir that all share;"
-            " or, to run each by itself, with --num_processes=1. These differ:\n"
-            + "\n".join(lines)
+            "All processes of a run must be started with the same config and a shared "
+            "workdir. To run each process on its own, use num_processes=1. These values "
+            "differ:\n" + "\n".join(lines)
         )
 
 
 def any_process(condition: bool) -> bool:
-    """Whether a condition holds in any process; all must ask."""
+    """Whether a condition is true in any process; all processes must call it."""
     if jax.process_count() == 1:
         return condition
     return bool(process_allgather(np.asarray(condition)).any())
 
 
 class MaxAcrossProcesses:
-    """The largest of the processes' numbers, learnt without waiting for it.
+    """Maximum of a number over all processes, without waiting for the result.
 
-    Every process calls it as often; at each call all get the same answer, which is the
-    largest number that was handed in `lag` calls before. Within one process that is the
-    number itself, at once.
+    All processes must call it equally often. Each call returns, in all processes, the
+    maximum of the numbers that were passed `lag` calls before. With a single process
+    the number itself is returned at once.
 
-    JAX's own `reached_preemption_sync_point` needs SIGTERM to itself, knows no SIGINT
-    and does not say which it was.
+    JAX's own `reached_preemption_sync_point` handles only SIGTERM, not SIGINT, and does
+    not report which signal it was.
     """
 
     def __init__(self, lag: int):
-        """Sets up the computation, which runs on the devices between the steps."""
+        """Sets up the computation, which runs on the devices between training steps.
+
+        Args:
+            lag: calls between a number and its result; 0 waits for the result.
+        """
         self._lag = lag
         self._pending: deque[jax.Array] = deque()
         mesh = Mesh(np.array(jax.devices()), ("all",))
@@ -175,7 +186,7 @@ class MaxAcrossProcesses:
         self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
     def __call__(self, number: int) -> int:
-        """Hands in a number, at least 0; 0 is the answer of the first calls."""
+        """Passes a number, at least 0; the first `lag` calls return 0."""
         if jax.process_count() == 1:
             return number
         numbers = np.full(jax.local_device_count(), number, np.int32)
@@ -188,35 +199,35 @@ class MaxAcrossProcesses:
 
 @contextlib.contextmanager
 def leave_on_error() -> Iterator[None]:
-    """Lets a process that failed, one of several, end soon.
+    """Makes a failed process, one of several, exit soon.
 
-    At its exit JAX waits for all processes, and they may be waiting for this one. When
-    it is gone they notice by its missing heartbeats.
+    At exit JAX waits for all processes, which may be waiting for this one. Once it has
+    exited, they notice its missing heartbeats.
 
     Raises:
-        ConnectionError: if a computation fails for want of another process.
+        ConnectionError: if a computation fails because another process has exited.
     """
     try:
         yield
     except Exception as error:
         if jax.distributed.is_initialized():
             threading.Thread(target=_leave_after_exit, daemon=True).start()
-        raise _explained(error) from error.__cause__
+        raise _explain(error) from error.__cause__
 
 
 @contextlib.contextmanager
 def limited_wait(error: BaseException | None) -> Iterator[None]:
-    """Lets a process that failed, one of several, wait for the others only so long.
+    """Limits how long a failed process, one of several, waits for the others.
 
     Args:
-        error: what went wrong; None, or what is no `Exception`, if nothing did, and
-            then there is no limit.
+        error: why the process failed. If it is None or not an `Exception`, the process
+            has not failed, and the wait has no limit.
     """
     if not jax.distributed.is_initialized() or not isinstance(error, Exception):
         yield
         return
     timer = threading.Timer(
-        LEAVE_TIMEOUT_S, _leave, args=(f"error: {_explained(error)}\n",)
+        LEAVE_TIMEOUT_S, _leave, args=(f"error: {_explain(error)}\n",)
     )
     timer.daemon = True
     timer.start()
@@ -227,11 +238,11 @@ def limited_wait(error: BaseException | None) -> Iterator[None]:
 
 
 def _started_alone() -> bool:
-    """Whether this is no cluster although JAX might take it for one.
+    """Whether this process runs alone although JAX might detect a cluster.
 
-    JAX would wait for as many processes as a Slurm job has tasks in a shell of that job
-    too, take one device of many for a task that is alone, and fail in pods that belong
-    to no job.
+    JAX would wait for all tasks of a Slurm job even in an interactive shell of that
+    job, use only one of the devices in a job of one task, and fail in Kubernetes pods
+    that belong to no job.
     """
     environment = os.environ
     tasks = environment.get("OMPI_COMM_WORLD_SIZE") or environment.get(
@@ -246,7 +257,7 @@ def _started_alone() -> bool:
 
 
 def _check_alone() -> None:
-    """Raises a ValueError where a launcher says that there are others."""
+    """Raises a ValueError if the launcher has started several processes."""
     for name, alone in (
         ("OMPI_COMM_WORLD_SIZE", "1"),
         ("SLURM_STEP_NUM_TASKS", "1"),
@@ -255,8 +266,8 @@ def _check_alone() -> None:
         value = os.environ.get(name, alone)
         if value != alone:
             raise ValueError(
-                f"{name}={value}, so this is one process of several, but JAX cannot "
-                f"find the others; {ADVICE}."
+                f"{name}={value} means that this is one process of several, but JAX "
+                f"cannot detect the others; {ADVICE}."
             )
 
 
@@ -267,36 +278,37 @@ def _check_devices() -> None:
         for process, count in sorted(counts.items()):
             holders.setdefault(count, []).append(process)
         raise ValueError(
-            "The processes of a run need as many devices each: "
+            "All processes of a run must have the same number of devices: "
             + "; ".join(f"{count} {_on(which)}" for count, which in holders.items())
             + "."
         )
 
 
-def _check(flags: dict[str, Any]) -> None:
-    missing = [f"--{name}" for name, value in flags.items() if value is None]
+def _check(arguments: dict[str, Any]) -> None:
+    missing = [name for name, value in arguments.items() if value is None]
     if missing:
-        raise ValueError(f"missing: {', '.join(missing)}; {ADVICE}.")
-    if not flags["coordinator"].rpartition(":")[2].isdecimal():
-        raise ValueError(f"--coordinator={flags['coordinator']} has no port; {ADVICE}.")
-    if not 0 <= flags["process_id"] < flags["num_processes"]:
+        raise ValueError(f"Missing: {', '.join(missing)}; {ADVICE}.")
+    coordinator, count, number = arguments.values()
+    if not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator={coordinator} has no port; {ADVICE}.")
+    if not 0 <= number < count:
         raise ValueError(
-            f"--process_id={flags['process_id']}, but processes are numbered from 0 to "
-            f"--num_processes={flags['num_processes']} less one."
+            f"process_id={number} is out of range: with num_processes={count}, "
+            f"processes are numbered from 0 to {count - 1}."
         )
 
 
 def _initialize(
     start_timeout_s: int, heartbeat_timeout_s: int, known: dict[str, Any]
 ) -> Exception | None:
-    """Starts `jax.distributed`; returns what went wrong.
+    """Starts `jax.distributed`; returns the error if that fails.
 
-    When the time is over JAX aborts the process, from C++ and with a stack trace. So it
-    waits in a thread, for longer than this one does.
+    At its own timeout JAX aborts the process from C++ with a stack trace. So it runs in
+    a thread with a longer timeout than that of the main thread.
     """
     failures: list[Exception] = []
 
-    def start():
+    def start() -> None:
         try:
             jax.distributed.initialize(
                 **known,
@@ -314,31 +326,32 @@ def _initialize(
     return failures[0] if failures else None
 
 
-def _not_met(
+def _explain_start(
     error: Exception, where: str, process_id: int | None, seconds: int
 ) -> Exception:
-    """What keeps the processes apart, where it is no fault of the program."""
+    """A ConnectionError if the processes did not connect; other errors unchanged."""
     if isinstance(error, TimeoutError):
         return ConnectionError(
-            f"The processes have not met at {where} within {seconds} s. Do all of them "
-            "run, each with its own number and the same count of them, and can they "
-            "reach that address and port?"
+            f"The processes did not connect to {where} within {seconds} s. Check that "
+            "all processes are running, each with its own process_id and the same "
+            "num_processes, and that they can reach this address and port."
         )
     if isinstance(error, jax.errors.JaxRuntimeError):
         cause = (
-            "If this is process 0, another program may have the port: take another. "
+            "Another program may be using the port if this is process 0; try another "
+            "port."
             if not process_id
-            else "Has another process the same number? "
+            else "Check that no other process has the same process_id."
         )
         return ConnectionError(
-            f"This process cannot join the others at {where}. {cause}"
+            f"This process cannot connect to the others at {where}. {cause} "
             f"({_first_line(error)})"
         )
     return error
 
 
-def _explained(error: Exception) -> Exception:
-    """The same error, but for those that come of a process that is gone."""
+def _explain(error: Exception) -> Exception:
+    """A ConnectionError if another process has exited; other errors unchanged."""
     if (
         not jax.distributed.is_initialized()
         or not isinstance(error, jax.errors.JaxRuntimeError)
@@ -346,26 +359,23 @@ def _explained(error: Exception) -> Exception:
     ):
         return error
     return ConnectionError(
-        f"A computation of all processes was broken off in process "
-        f"{jax.process_index()}, most likely because another one ended; the output of "
-        "that one may say why. The same "
-        "command, in all processes, goes on from the last checkpoint. "
+        f"A computation of all processes failed in process {jax.process_index()}, most "
+        "likely because another process exited; see the output of that process. Run "
+        "the same command again in all processes to resume from the last checkpoint. "
         f"({_first_line(error)})"
     )
 
 
 def _leave_after_exit() -> None:
-    """Ends the process some time after its main thread has, whatever that waits for."""
+    """Exits some time after the main thread has ended, whatever JAX waits for."""
     threading.main_thread().join()
     time.sleep(LEAVE_TIMEOUT_S)
     _leave()
 
 
 def _leave(text: str = "") -> None:
-    """Says why and ends the process: no exception gets through where it waits."""
-    text += (
-        f"This process leaves: the others have not ended within {LEAVE_TIMEOUT_S} s.\n"
-    )
+    """Prints why, and exits at once: an exception cannot interrupt JAX's wait."""
+    text += f"Exiting: the other processes have not ended within {LEAVE_TIMEOUT_S} s.\n"
     os.write(sys.stderr.fileno(), text.encode())
     os._exit(1)
 

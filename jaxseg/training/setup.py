@@ -1,17 +1,17 @@
 """What a config trains: the model, its optimizer, its state and its compiled steps."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from jaxseg.losses import LossFn
 from jaxseg.models import create_model
 from jaxseg.models.freezing import frozen_layers
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import REPLICATED, Parallel
-from jaxseg.training.config import ConfigError, config_section, model_kwargs
+from jaxseg.training.config import Config, ConfigError, config_section, model_kwargs
 from jaxseg.training.optimizer import create_optimizer, create_schedule
 from jaxseg.training.step import batch_statistics, create_state, train_step
 
@@ -38,7 +38,7 @@ class TrainingSetup:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Config,
         parallel: Parallel,
         *,
         num_classes: int,
@@ -77,6 +77,11 @@ class TrainingSetup:
             )
         with config_section("optimizer"):
             optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
+
+        def init_optimizer(params):
+            with config_section("optimizer"):  # patterns that match no parameter
+                return optimizer.init(params)
+
         with config_section("model"):
             model = create_model(
                 **self.model_kwargs,
@@ -93,11 +98,11 @@ class TrainingSetup:
         init = partial(
             create_state,
             model,
-            optimizer,
+            optimizer._replace(init=init_optimizer),
             image_shape=image_shape,
             ema=ema_decay > 0,
         )
-        with config_section("optimizer.lr_multipliers"):
+        with config_section("model"):
             state = jax.eval_shape(init, jax.random.key(0))
         self.state = parallel.abstract(state)
         with config_section("train.freeze_batch_stats"):
@@ -122,7 +127,9 @@ class TrainingSetup:
             name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.split)
             for name, shape in (("image", (*label, image_shape[2])), ("label", label))
         }
-        # An error in the step appears when it is traced: now, before there is a
-        # workdir. It is still traced only once, except under pmap, which keeps no trace.
+        # Errors in the step appear when it is traced: here, before the workdir is
+        # created. jit keeps the trace, so that the step is traced only once. pmap would
+        # not.
         if parallel.backend != "pmap":
-            self.train_step.eval_shape(self.state, self.batch)
+            compiled: Any = self.train_step
+            compiled.eval_shape(self.state, self.batch)

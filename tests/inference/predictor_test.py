@@ -173,5 +173,5 @@ def test_an_image_shared_by_four_devices_is_predicted_alike():
     shared = Predictor(model, variables, make_metadata(), space=4)
     for got, expected in zip(shared.with_entropy(image), whole):
         np.testing.assert_allclose(got, expected, atol=1e-3)
-    with pytest.raises(ValueError, match="8 rows are too low for space=4"):
+    with pytest.raises(ValueError, match="8 rows are too small for space=4"):
         shared(draw_image(8, 40))

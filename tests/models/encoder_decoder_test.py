@@ -16,6 +16,7 @@ from jaxseg.models import (
     list_upsamplers,
 )
 from jaxseg.models.blocks import BLOCKS, ConvBlock
+from jaxseg.models.components import max_pooling_encoders
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
 from jaxseg.models.options import LayerOptions
@@ -55,6 +56,10 @@ MAX_POOLING = {
 
 def test_every_encoder_is_in_the_grid():
     assert NARROW.keys() == set(list_encoders())
+
+
+def test_the_encoders_that_can_unpool_are_found():
+    assert set(max_pooling_encoders()) == MAX_POOLING
 
 
 @lru_cache
@@ -282,3 +287,46 @@ def test_parts_may_come_from_json_where_tuples_are_lists():
         widths=(2, 2),
     )
     assert hash(model.encoder) == hash(same.encoder)
+
+
+class Deepest(nn.Module):
+    """A decoder that ignores all levels but the deepest."""
+
+    channels: int
+    options: LayerOptions = LayerOptions()
+
+    @nn.compact
+    def __call__(self, features, *, train):
+        del train
+        return nn.Conv(self.channels, (1, 1))(features.maps[-1])
+
+
+def test_a_decoder_and_a_head_of_ones_own():
+    """They are called with the encoder's levels and the classes, and replace ours."""
+    seen = []
+
+    def decoder(features, options, factor):
+        seen.append(features.strides)
+        return Deepest(factor * features.maps[-1].shape[-1], options)
+
+    model = create_model(
+        "encoder_decoder",
+        5,
+        encoder="resnet18",
+        decoder=decoder,
+        decoder_kwargs={"factor": 3},
+        head=lambda num_classes, options: nn.Conv(num_classes, (1, 1), use_bias=False),
+        **_parts("resnet18"),
+    )
+    image = jnp.zeros((1, 33, 47, 3))
+    logits, variables = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), image, train=False)
+    )
+    assert logits.shape == (1, 33, 47, 5)
+    assert seen == [(2, 4, 8, 16, 32)]
+    deepest = _levels("resnet18").maps[-1].shape[-1]
+    params = variables["params"]
+    assert params["decoder"]["Conv_0"]["kernel"].shape == (1, 1, deepest, 3 * deepest)
+    assert params["head"].keys() == {"kernel"}
+    with pytest.raises(ValueError, match="Unknown decoder 'fpn'"):
+        create_model("encoder_decoder", 5, encoder="segnet_basic", decoder="fpn")

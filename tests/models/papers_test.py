@@ -76,7 +76,7 @@ def test_v3plus_has_one_skip_at_stride_4():
             partial(model.init_with_output, method=decode), jax.random.key(0), image
         )
         assert x.shape == (1, 17, 21, 8)
-    with pytest.raises(ValueError, match="cannot be dilated; take one of resnet101"):
+    with pytest.raises(ValueError, match="cannot be dilated; use one of resnet101"):
         create_model("deeplab_v3", 5, encoder="vgg16")
 
 
@@ -154,19 +154,19 @@ def test_fcn_takes_any_encoder_with_its_strides():
 @pytest.mark.parametrize(
     ("name", "parts", "message"),
     [
-        ("fcn8s", dict(geometry="caffe"), 'take "same" or "released"'),
-        ("fcn8s", dict(geometry="released", encoder="resnet50"), "crops for vgg16"),
+        ("fcn8s", dict(geometry="caffe"), '"same" or "released"'),
+        ("fcn8s", dict(geometry="released", encoder="resnet50"), "known for vgg16"),
         ("fcn8s", dict(geometry="released", encoder="alexnet"), "with 2 skips"),
-        ("fcn8s", dict(skips=1), "no part 'skips'"),
+        ("fcn8s", dict(skips=1), "no argument 'skips'"),
         ("unet", dict(levels=1), "at least two"),
         ("unet", dict(skip="concta"), "did you mean 'concat'"),
         ("fc_resnet", dict(depths=(1, 0)), "at least one bottleneck"),
-        ("deeplab_v3", dict(output_stride=4), "take 8, 16 or 32"),
+        ("deeplab_v3", dict(output_stride=4), "8, 16 or 32"),
         ("deeplab_v3", dict(encoder="resnet34", multi_grid=(1, 2)), "multi_grid"),
         ("deeplab_v3plus", dict(encoder="convnext_tiny"), "cannot be dilated"),
         ("deeplab_v2", dict(encoder="vgg16_bn"), "cannot be dilated"),
         ("fcn_resnet50", dict(encoder="mobilenet_v2"), "cannot be dilated"),
-        ("deconvnet", dict(depth=1), "no part 'depth'"),
+        ("deconvnet", dict(depth=1), "no argument 'depth'"),
         ("segnet", dict(width=0), "all at least 1"),
         ("encoder_decoder", dict(encoder_kwargs=dict(widths=(8, 16))), "one of each"),
     ],
@@ -178,7 +178,7 @@ def test_what_a_paper_cannot_have_is_refused(name, parts, message):
 
 @pytest.mark.parametrize("num_classes", [2.5, "11", True])
 def test_classes_are_counted_in_whole_numbers(num_classes):
-    with pytest.raises(ValueError, match="give a whole number"):
+    with pytest.raises(ValueError, match="whole number"):
         create_model("unet", num_classes)
 
 
@@ -192,7 +192,7 @@ def test_an_image_needs_a_batch_axis():
 
 
 def test_dropout_is_a_share():
-    with pytest.raises(ValueError, match=r"dropout=1.0: give a share"):
+    with pytest.raises(ValueError, match=r"dropout=1.0"):
         Dropout(1.0)
 
 
@@ -213,7 +213,7 @@ def test_valid_unet_says_what_it_takes_and_gives():
     model = create_model("unet_valid", 2, width=2)
     assert _trace(model, (188, 572))[0].shape == (1, 4, 388, 2)
     with pytest.raises(
-        ValueError, match=r"width of 188, 204, .* not 571.* 572, .* 388"
+        ValueError, match=r"width of 188, 204, .* not 571.* 572 pixels.* 388"
     ):
         _trace(model, (572, 571))
     with pytest.raises(ValueError, match=r"height of 188, .* not 100"):

@@ -19,9 +19,12 @@ import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
 
-from jaxseg.checkpoints.run import find_step
-from jaxseg.parallel import create_model, distributed, load, save, trainer
+from jaxseg import create_model, load
+from jaxseg.checkpoints.run import find_step, save
+from jaxseg.parallel import distributed
+from jaxseg.training import trainer
 from jaxseg.training.config import model_kwargs
+from jaxseg.training.interrupt import Interrupted
 from jaxseg.weights.mapping import IMAGENET
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +158,7 @@ def test_only_the_first_process_writes_and_speaks(pair):
     assert _said(pair / "1") == []
     said = "\n".join(_said(pair / "0"))
     assert said.count("on 4 cpu device(s) of 2 processes") == 4
-    assert said.count("started from") == 3  # but the one that was resumed
+    assert said.count("initialized from") == 3  # not in the resumed run
     assert "step 6/6" in said
     assert {path.name for path in (pair / "whole/overlays").iterdir()} == {
         "step_0000003.png",
@@ -196,7 +199,7 @@ def test_processes_of_different_configs_are_refused(pair, reports):
 
 def test_a_workdir_that_is_not_shared_is_refused(pair, reports):
     for number, report in enumerate(reports):
-        assert f"own_{number} is not seen on process 1: the workdir" in report["own"]
+        assert f"own_{number} are not visible on process 1" in report["own"]
     assert [list(folder.iterdir()) for folder in pair.glob("own_*")] == [[], []]
 
 
@@ -269,7 +272,7 @@ def test_sigterm_to_one_stops_all_with_its_status(pair, alone, tmp_path):
     said = _said(tmp_path / "both")
     ends = [line for line in said if line.startswith("SIGTERM: saved after")]
     assert len(ends) == 2
-    assert all(f"saved after step {step}; the same command" in line for line in ends)
+    assert all(f"saved after step {step}" in line for line in ends)
     theirs = [x for x in _metrics(alone[0]) if "loss" in x]
     _assert_close(_metrics(tmp_path / "run")[:2], theirs[:2])
 
@@ -286,7 +289,7 @@ def test_a_coordinator_that_is_not_there(tmp_path):
     assert process.wait(TIMEOUT_S) == 1
     said = (tmp_path / "1.err").read_text()
     (line,) = [x for x in said.splitlines() if x.startswith("error:")]
-    assert "not met at 127.0.0.1:" in line and "within 1 s" in line
+    assert "not connect to 127.0.0.1:" in line and "within 1 s" in line
     assert "Check failure stack trace" not in said
 
 
@@ -310,21 +313,23 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("arguments", "message"),
     [
-        ((None, 2, None), "missing: --coordinator, --process_id"),
-        (("a:1", None, 0), "missing: --num_processes; give"),
-        (("a", 2, 0), "--coordinator=a has no port"),
-        (("a:1", 2, 2), "--process_id=2, but"),
+        ((None, 2, None), "Missing: coordinator, process_id;"),
+        (("a:1", None, 0), "Missing: num_processes;"),
+        (("a", 2, 0), "coordinator=a has no port"),
+        (("a:1", 2, 2), "process_id=2 is out of range"),
+        (("a:1", 2, -1), "process_id=-1 is out of range"),
     ],
 )
-def test_flags_that_cannot_be(calls, flags, message):
-    with pytest.raises(ValueError, match=message):
-        distributed.connect(*flags)
+def test_invalid_arguments(calls, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        distributed.connect(*arguments)
+    assert "--" not in str(error.value)  # flags are a matter of the command line
     assert not calls
 
 
-def test_flags_are_handed_on(calls):
+def test_arguments_are_passed_to_jax(calls):
     distributed.connect("host:1", 4, 3, heartbeat_timeout_s=7)
     (call,) = calls
     assert call["coordinator_address"] == "host:1"
@@ -370,7 +375,7 @@ def test_a_cluster_that_jax_does_not_find(calls, monkeypatch, name, alone, sever
     monkeypatch.setenv(name, alone)
     distributed.connect()
     monkeypatch.setenv(name, several)
-    with pytest.raises(ValueError, match=f"{name}={several}, .* --coordinator="):
+    with pytest.raises(ValueError, match=f"{name}={several} .* give coordinator"):
         distributed.connect()
 
 
@@ -402,7 +407,9 @@ def test_starts_that_fail(monkeypatch, raised, kind, message):
         distributed.connect("a:1", 2, 0)
 
 
-@pytest.mark.parametrize(("number", "cure"), [(0, "take another"), (1, "same number")])
+@pytest.mark.parametrize(
+    ("number", "cure"), [(0, "another port"), (1, "same process_id")]
+)
 def test_a_start_that_fails_says_what_it_may_be(monkeypatch, number, cure):
     def initialize(**kwargs):
         raise JaxRuntimeError("ALREADY_EXISTS")
@@ -442,17 +449,17 @@ def test_a_process_that_failed_waits_for_the_others_so_long(capfd, monkeypatch):
     wait(OSError("disk full"))
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     wait(None)
-    wait(trainer.Interrupted(signal.SIGTERM, 5))
+    wait(Interrupted(signal.SIGTERM, 5))
     assert not ended
     wait(OSError("disk full"))
     assert ended == [1]
-    assert "error: disk full\nThis process leaves" in capfd.readouterr().err
+    assert "error: disk full\nExiting: the other" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (JaxRuntimeError("INTERNAL: gloo"), ConnectionError, "another one ended"),
+        (JaxRuntimeError("INTERNAL: gloo"), ConnectionError, "another process exited"),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: x"), JaxRuntimeError, "EXHAUSTED"),
         (ValueError("x"), ValueError, "x"),
     ],
@@ -484,5 +491,5 @@ def test_a_process_that_failed_ends_though_its_exit_waits():
     said = result.stderr.splitlines()
     assert said[-2:] == [
         "OSError: disk full",
-        "This process leaves: the others have not ended within 0.1 s.",
+        "Exiting: the other processes have not ended within 0.1 s.",
     ]

@@ -21,11 +21,11 @@ def test_the_rest_of_the_devices(data, space, shape):
         ({"backend": "xmap"}, "jit, shard_map, pmap"),
         ({"data": 5}, "does not fit the 4 devices"),
         ({"data": 2, "space": 3}, "does not fit the 4 devices"),
-        ({"space": 3}, "which must divide"),
+        ({"space": 3}, "the other one must divide 4"),
         ({"data": 0}, "does not fit the 4 devices"),
         ({"data": -1, "space": -1}, "only one of them"),
-        ({"backend": "pmap", "space": 2}, "space needs backend=jit"),
-        ({"backend": "shard_map", "fsdp": True}, "fsdp needs backend=jit"),
+        ({"backend": "pmap", "space": 2}, "space requires backend=jit"),
+        ({"backend": "shard_map", "fsdp": True}, "fsdp requires backend=jit"),
     ],
 )
 def test_meshes_that_cannot_be(arguments, message):
