@@ -205,11 +205,10 @@ class PretrainedWeights:
                 f"{normalization}."
             )
         # From the host: what lies on one device cannot go to another process's.
-        target = flatten(variables)
         # In the same order in all processes, which place the arrays together.
         placed = {
             name: jax.device_put(np.asarray(found[name]), leaf.sharding)
-            for name, leaf in target.items()
+            for name, leaf in flatten(variables).items()
             if name in found
         }
         return replace_leaves(variables, placed), missing, unused
