@@ -316,7 +316,7 @@ def test_a_decoder_and_a_head_of_ones_own():
         decoder=decoder,
         decoder_kwargs={"factor": 3},
         head=lambda num_classes, options: nn.Conv(num_classes, (1, 1), use_bias=False),
-        **_parts("resnet18"),
+        **_kwargs("resnet18"),
     )
     image = jnp.zeros((1, 33, 47, 3))
     logits, variables = jax.eval_shape(
