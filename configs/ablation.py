@@ -1,6 +1,7 @@
-"""Two questions of the field, on CamVid at reduced size and on equal budgets.
+"""What unpooling and skips contribute, on CamVid at reduced size.
 
-Does unpooling by the encoder's places beat interpolation? Three upsamplers, no skips:
+All runs have the same budget. Does unpooling by the encoder's pooling indices beat
+interpolation? Three upsamplers, no skips:
 
     python train.py --config configs/ablation.py:unpool ...
     python train.py --config configs/ablation.py:bilinear ...
@@ -12,7 +13,7 @@ What do skips bring? Three skips, bilinear interpolation:
     python train.py --config configs/ablation.py:sum ...
     python train.py --config configs/ablation.py:concat ...
 
-(`bilinear` and `none` are the same net.) Each with `--workdir runs/ablation_...`,
+(`bilinear` and `none` are the same network.) Each with `--workdir runs/ablation_...`,
 `--config.data.root=/path/to/camvid` and `--config.seed=0`, 1 and 2; or all of them and
 the table by `python benchmarks/ablation.py --data-root /path/to/camvid`. The encoder is
 the same narrow VGG16-BN everywhere and the decoder its mirror image; only the named

@@ -12,7 +12,7 @@ summed over pixels, images whole, pad 100 and its crops. What the numbers amount
   followed at 100 times that, 1.7e-3.
 * The decay is multiplied by the rate as well, so 5e-4 does nothing: in 100,000 steps a
   weight shrinks by half a millionth (with momentum's factor 100). Changing to a mean
-  loss, divide it by the pixels too, or it begins to regularise.
+  loss, divide it by the pixels too, or it begins to regularize.
 """
 
 import fcn32s_vgg16_camvid

@@ -1,4 +1,4 @@
-"""Drawn shapes: the whole library in two minutes on a laptop, nothing downloaded.
+"""Generated shapes: a demo of two minutes on a laptop; nothing is downloaded.
 
     python train.py --config configs/shapes.py --workdir runs/shapes
 

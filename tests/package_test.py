@@ -4,9 +4,11 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 import jaxseg
 
@@ -79,3 +81,13 @@ def test_nothing_needs_a_posix_system():
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             assert not POSIX_ONLY & set(names), path
+
+
+def test_the_minimum_versions_are_those_that_are_tested():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    declared = dict(text.split(">=") for text in project["dependencies"])
+    lines = (ROOT.parent / ".ci" / "minimums.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert declared.keys() == tested.keys()
+    for name, version in declared.items():
+        assert Version(tested[name]) == Version(version), name

@@ -34,6 +34,8 @@ from jaxseg.ops.image_normalization import Normalization
 from jaxseg.utils.files import write_atomically
 from jaxseg.utils.trees import flatten, replace_leaves
 from jaxseg.weights import importer
+from jaxseg.weights.mapping import WeightsError
+from jaxseg.weights.surgery import transfer
 
 METADATA = "metadata.json"
 
@@ -162,8 +164,7 @@ class PretrainedWeights:
         Raises:
             ValueError: if `head` is neither "keep" nor "new".
         """
-        if head not in ("keep", "new"):
-            raise ValueError(f"head={head!r}; it must be 'keep' or 'new'.")
+        importer.check_head(head)
         self.path = Path(path)
         self._model = model
         self._head = head
@@ -197,11 +198,8 @@ class PretrainedWeights:
                 have no name in common.
             NormalizationMismatchError: if the normalizations differ.
         """
-        target = flatten(variables)
-        found, unused = self._read(variables, target)
-        # In the same order in all processes, which place the arrays together.
-        common = [name for name in target if name in found]
-        if not common:
+        found, missing, unused = self._read(variables)
+        if not found:
             raise ValueError(
                 f"{self.path} and this model have no parameter names in common; use "
                 "weights of the same kind of model."
@@ -211,32 +209,35 @@ class PretrainedWeights:
                 f"{self.path} was trained with {self.normalization}, and this run uses "
                 f"{normalization}."
             )
-        # From the host, because device arrays cannot move to other processes.
+        # From the host, because device arrays cannot move to other processes; in the
+        # same order in all processes, which place the arrays together.
+        target = flatten(variables)
         placed = {
-            name: jax.device_put(np.asarray(found[name]), target[name].sharding)
-            for name in common
+            name: jax.device_put(np.asarray(found[name]), leaf.sharding)
+            for name, leaf in target.items()
+            if name in found
         }
-        missing = sorted(target.keys() - found.keys())
-        return replace_leaves(variables, placed), tuple(missing), tuple(unused)
+        return replace_leaves(variables, placed), missing, unused
 
     def _read(
-        self, variables: Variables, target: dict[str, Any]
-    ) -> tuple[dict[str, Any], Sequence[str]]:
-        """Arrays by name, and the names of those that are not used."""
+        self, variables: Variables
+    ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+        """Arrays by name, names of missing variables, and names of unused arrays."""
         if not self.path.is_dir():
             converted = self._fitted.convert(variables, head=self._head)
-            return converted.variables, converted.dropped
+            return converted.variables, converted.new, converted.dropped
         _, stored, _ = load(self.path)
-        found = flatten(stored)
-        replaced = (
-            importer.class_dependent(self._model)
-            if self._head == "new"
-            else frozenset()
-        )
-        unused = sorted((found.keys() - target.keys()) | (found.keys() & replaced))
-        found = {name: found[name] for name in found.keys() - replaced}
-        _check_shapes(self.path, found, target)
-        return found, unused
+        new = importer.class_dependent(self._model) if self._head == "new" else ()
+        try:
+            result = transfer(stored, variables, tuple(new))
+        except WeightsError as error:
+            raise WeightsError(
+                f"{self.path} does not fit this model: {error}"
+            ) from error
+        found = flatten(result.variables)
+        for name in result.new:
+            del found[name]
+        return found, result.new, result.dropped
 
 
 def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int:
@@ -336,16 +337,4 @@ def _check_variables(state: Variables, metadata: RunMetadata) -> None:
             f"{', '.join(wrong[:6])} {'is' if len(wrong) == 1 else 'are'} missing or "
             "unknown."
         )
-    _check_shapes("The variables", given, wanted)
-
-
-def _check_shapes(path: str | os.PathLike, found: Variables, target: Variables) -> None:
-    wrong = [
-        f"{name} has shape {found[name].shape} instead of {leaf.shape}"
-        for name, leaf in target.items()
-        if name in found and found[name].shape != leaf.shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"{path} cannot be used for this model: {'; '.join(wrong[:6])}."
-        )
+    transfer(state, like)  # raises an error for a wrong shape

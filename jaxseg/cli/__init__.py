@@ -21,7 +21,7 @@ from jaxseg.cli import (
     upper_bounds,
     weights,
 )
-from jaxseg.cli.common import complain
+from jaxseg.cli.common import complain, import_advice, import_modules
 
 COMMANDS = (
     configs.add,
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         # traceback for every other read that was under way.
         sys.unraisablehook = lambda unraisable: None
     try:
+        import_modules(args.imports or ())
         return args.run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        complain(error)
+        complain(error, advice="" if args.imports is None else import_advice(error))
         return 1
 
 
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"jaxseg {jaxseg.__version__}"
     )
     # Unknown arguments set keys of the config, for commands that have one.
-    parser.set_defaults(takes_config=False)
+    # Commands that open a workdir have --import.
+    parser.set_defaults(takes_config=False, imports=None)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)

@@ -1,12 +1,17 @@
 """What the commands share."""
 
 import argparse
+import importlib
+import importlib.util
 import json
 import math
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxseg.utils.registry import UnknownNameError
 
 
 def add_command(commands, name, run, *, summary, description, example):
@@ -37,6 +42,74 @@ def add_workdir(parser):
         help="checkpoint to use: the best by validation mIoU, the latest, or the one of "
         "a step (default: best)",
     )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module to import first, or path of a .py file, which registers a model, a "
+        "component or a data set that the workdir names; can be repeated",
+    )
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Imports what `--import` names.
+
+    Args:
+        modules: names of modules, which may be in the current directory, or paths of
+            Python files, which can import their neighbors.
+
+    Raises:
+        ValueError: if one does not exist or cannot be imported.
+    """
+    for module in modules:
+        try:
+            _import(module)
+        except Exception as error:
+            name = (
+                f"{type(error).__name__}: " if not isinstance(error, ValueError) else ""
+            )
+            raise ValueError(f"--import {module}: {name}{error}") from error
+
+
+def _import(module: str) -> None:
+    from jaxseg.cli.config_file import neighbors_importable
+
+    path = Path(module)
+    if path.suffix != ".py":
+        with neighbors_importable(Path.cwd()):
+            importlib.import_module(module)
+        return
+    path = path.resolve()
+    known = getattr(sys.modules.get(path.stem), "__file__", None)
+    if known is not None and Path(known).resolve() == path:
+        return
+    # Under its own name, so that a module that imports it later finds it; but not in
+    # place of another one.
+    name = path.stem if path.stem not in sys.modules else f"import_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    try:
+        with neighbors_importable(path.parent):
+            spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def import_advice(error: BaseException | None) -> str:
+    """What to do about a workdir that names something that is not registered."""
+    while error is not None:
+        if isinstance(error, UnknownNameError):
+            return (
+                f" If {error.name!r} is your own, add --import MODULE with the module "
+                "or the .py file that registers it."
+            )
+        error = error.__cause__
+    return ""
 
 
 def open_workdir(args) -> tuple[Any, Any, Any]:
@@ -92,8 +165,8 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def complain(error: Exception, about: Path | None = None) -> None:
-    """Says on stderr what went wrong, and with which file."""
+def complain(error: Exception, about: Path | None = None, advice: str = "") -> None:
+    """Prints an error to stderr: the file that it is about, its message, and advice."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror is not None:
         # A full disk has no name.
@@ -103,7 +176,7 @@ def complain(error: Exception, about: Path | None = None) -> None:
         text = f"{type(error).__name__}: {text} (add --debug to print the traceback)"
     if about is not None and str(about) not in text:
         text = f"{about}: {text}"
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {text}{advice}", file=sys.stderr, flush=True)
 
 
 def json_object(text: str) -> dict[str, Any]:

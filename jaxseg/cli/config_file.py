@@ -83,7 +83,7 @@ def _load(file: Path, arguments: list[str]) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        with _neighbors_importable(file.resolve().parent):
+        with neighbors_importable(file.resolve().parent):
             spec.loader.exec_module(module)
             if not hasattr(module, "get_config"):
                 raise ValueError("has no function get_config()")
@@ -108,7 +108,7 @@ def _load(file: Path, arguments: list[str]) -> ConfigDict:
 
 
 @contextmanager
-def _neighbors_importable(folder: Path) -> Iterator[None]:
+def neighbors_importable(folder: Path) -> Iterator[None]:
     """Lets a config import its neighbors, from the current directory, and shipped ones.
 
     Neighbors are found first, so that their names are free; the others last.

@@ -87,7 +87,7 @@ def run(args) -> int:
         said = f"not checked: the export does not include this platform, {here}"
     write(args.output, exported, network[2])
     print(
-        f"{said}\nstep {network[2]['step']} written to {args.output} "
+        f"{said}\nstep {network[2].step} written to {args.output} "
         f"({args.output.stat().st_size / 1e6:.1f} MB)"
     )
     return 0

@@ -1,4 +1,4 @@
-"""Blocks of convolutions: what stands between two changes of size."""
+"""Blocks of convolutions, used in encoders and after every fusion in decoders."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,21 +19,21 @@ from jaxseg.models.options import LayerOptions
 
 
 class ConvBlock(nn.Module):
-    """Convolutions in a row, each with BatchNorm and an activation: conv, BN, ReLU.
+    """A sequence of convolutions, each followed by BatchNorm and ReLU.
 
     Attributes:
         features: output channels of each convolution, in order; may be empty.
         kernel: side of the square kernels, in cells.
-        norm: makes the normalisation after each convolution, called with the arguments
-            of `nn.BatchNorm`; None for none.
+        norm: class or function that makes the normalization after each convolution,
+            called with the arguments of `nn.BatchNorm`; None for none.
         activation: after each convolution; None for a linear block.
-        dropout: rate of the dropout that ends the block.
-        padding: "SAME" keeps the size; "VALID" takes kernel - 1 cells off it with
-            every convolution.
-        dilation: step from tap to tap of the kernels, in cells.
+        dropout: rate of the dropout at the end of the block.
+        padding: "SAME" keeps the size; with "VALID" every convolution reduces it by
+            kernel - 1 cells.
+        dilation: dilation of the kernels, in cells.
         use_bias: whether the convolutions have biases.
-        conv: makes the convolutions, called with the arguments of `nn.Conv`: that,
-            `ConvTranspose` or `depthwise_conv`.
+        conv: class or function that makes the convolutions, called with the arguments
+            of `nn.Conv`: `Conv`, `ConvTranspose` or `depthwise_conv`.
         kernel_init: initializer of the kernels.
         options: see `LayerOptions`.
     """
@@ -77,14 +77,14 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A `ConvBlock` beside a shortcut, activated after their sum: a short skip.
+    """A `ConvBlock` with a shortcut (short skip), activated after their sum.
 
-    The shortcut is a 1x1 convolution where the channels change.
+    The shortcut is a 1x1 convolution if the number of channels changes.
 
     Attributes:
         features: output channels of each convolution, in order; at least one.
         kernel: side of the square kernels, in cells.
-        norm: makes the normalisation after each convolution; None for none.
+        norm: see `ConvBlock`.
         activation: after each convolution but the last, and after the sum.
         options: see `LayerOptions`.
     """
@@ -111,13 +111,13 @@ class ResidualBlock(nn.Module):
 
 
 class SeparableBlock(nn.Module):
-    """Convolutions in two steps, depthwise and 1x1, each with BatchNorm and ReLU.
+    """Separable convolutions: depthwise, then 1x1, each with BatchNorm and ReLU.
 
     Attributes:
         features: output channels of each pair, in order.
         kernel: side of the depthwise kernels, in cells.
-        norm: makes the normalisation after each step; None for none.
-        activation: after each step.
+        norm: see `ConvBlock`.
+        activation: after each convolution.
         options: see `LayerOptions`.
 
     Source: DeepLab v3+, sec. 3.1, https://arxiv.org/abs/1802.02611.
@@ -142,14 +142,14 @@ class SeparableBlock(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """Convolutions of each channel for itself: the smallest decoder.
+    """Depthwise convolutions, for the smallest decoder.
 
-    Where channels change, a 1x1 convolution comes first.
+    If the number of channels changes, a 1x1 convolution comes first.
 
     Attributes:
         features: output channels of each convolution, in order.
         kernel: side of the kernels, in cells.
-        norm: makes the normalisation after each convolution; None for none.
+        norm: see `ConvBlock`.
         activation: after each depthwise convolution; None for a linear block.
         options: see `LayerOptions`.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg.models.blocks import BLOCKS
 from jaxseg.models.encoders import ENCODERS, Features
+from jaxseg.models.heads import HEADS
 from jaxseg.models.options import LayerOptions
 from jaxseg.models.skips import SKIPS
 from jaxseg.models.upsamplers import UPSAMPLERS
@@ -26,6 +27,8 @@ for _kind, _table in (
     ("skip", SKIPS),
     ("upsampler", UPSAMPLERS),
     ("block", BLOCKS),
+    ("decoder", {}),
+    ("head", HEADS),
 ):
     registry.add_built_in(_kind, _table)
 
@@ -40,7 +43,7 @@ def create_component(
     """Creates a component.
 
     Args:
-        kind: "encoder", "skip", "upsampler" or "block".
+        kind: "encoder", "skip", "upsampler", "block", "decoder" or "head".
         component: a name; a module, which is copied; or a class or function that
             returns a module, called with `options` and the keyword arguments.
         options: see `LayerOptions`.
@@ -55,10 +58,11 @@ def create_component(
     """
     if isinstance(component, nn.Module):
         return component.clone(name=None)
-    if isinstance(component, str):
-        component = registry.lookup(kind, component)
+    create = (
+        registry.lookup(kind, component) if isinstance(component, str) else component
+    )
     try:
-        return component(options=options, **kwargs)
+        return create(options=options, **kwargs)
     except TypeError as error:
         raise ValueError(f"The {kind} cannot be built: {error}") from error
 

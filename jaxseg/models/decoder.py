@@ -1,4 +1,4 @@
-"""The decoder: upsample, fuse, convolve, from the deepest level to the finest."""
+"""The decoder: upsample, fuse and convolve, from the deepest level to the finest."""
 
 import flax.linen as nn
 import jax
@@ -9,19 +9,20 @@ from jaxseg.ops.partition import pin
 
 
 class Decoder(nn.Module):
-    """Climbs the levels of an encoder, one upsampler, skip and block at each.
+    """One upsampler, skip and block for each level, from deep to fine.
 
-    Of levels that share a stride, the encoder's `Features.merged` keeps one.
+    Levels that share a stride are merged first; see `Features.merged`.
 
     Attributes:
-        upsamplers: one a level, deepest first, called as `(x, places, size)`.
-        skips: likewise, called as `(x, level, train=...)`.
-        blocks: likewise, called as `(x, train=...)`.
-        levels: which levels to climb to, counted from the finest, deepest first; None
-            for all but the deepest.
-        pooled_skips: whether skips are given what the max pooling that opens a level
-            gave, as in FCN, rather than the level's last map. A level that does not
-            open with one gives its last map all the same.
+        upsamplers: one for each decoder level, deepest first, called as
+            `(x, places, size)`.
+        skips: one for each decoder level, called as `(x, level, train=...)`.
+        blocks: one for each decoder level, called as `(x, train=...)`.
+        levels: indices of the encoder levels to decode, 0 being the finest, deepest
+            first; None for all but the deepest.
+        pooled_skips: whether skips start from the output of the max pooling with which
+            a level begins, as in FCN, rather than from the level's last map. If there
+            is no max pooling, they start from the last map in any case.
         skip_last: whether the skip comes after the block rather than before.
         options: see `LayerOptions`.
     """
@@ -35,7 +36,7 @@ class Decoder(nn.Module):
     options: LayerOptions = LayerOptions()
 
     def __call__(self, features: Features, *, train: bool) -> jax.Array:
-        """Maps an encoder's levels to one map, of the size of the last level climbed to.
+        """Maps an encoder's levels to one map, of the size of the last decoder level.
 
         Raises:
             ValueError: if there is not one upsampler, skip and block for each level.
@@ -46,22 +47,22 @@ class Decoder(nn.Module):
         counts = [len(p) for p in (self.upsamplers, self.skips, self.blocks)]
         if set(counts) != {len(levels)}:
             raise ValueError(
-                f"The encoder has {deepest + 1} levels, and the decoder climbs to "
-                f"{len(levels)} of them, so it takes as many upsamplers, skips and "
-                f"blocks, deepest first; it was given {', '.join(map(str, counts))}."
+                f"The encoder has {deepest + 1} levels, so the decoder needs "
+                f"{len(levels)} upsamplers, skips and blocks, deepest first; it has "
+                f"{', '.join(map(str, counts))}."
             )
         x, below = features.maps[-1], deepest
         for step, level in enumerate(levels):
             source = features.pooled[level] if self.pooled_skips else None
             source = features.maps[level] if source is None else source
-            # Places lead from a level to the next finer one alone.
+            # Pooling places are known only from a level to the next finer one.
             places = features.places[below] if level == below - 1 else None
-            x = self._climb(step, x, places, source, features.sizes[level], train)
+            x = self._step(step, x, places, source, features.sizes[level], train)
             below = level
         return x
 
-    def _climb(self, step, x, places, source, size, train):
-        def climb(self, x, places, source):
+    def _step(self, step, x, places, source, size, train):
+        def run(self, x, places, source):
             x = self.upsamplers[step](x, places, size)
             if not self.skip_last:
                 x = self.skips[step](x, source, train=train)
@@ -70,6 +71,4 @@ class Decoder(nn.Module):
                 x = self.skips[step](x, source, train=train)
             return pin(x)
 
-        return (nn.remat(climb) if self.options.remat else climb)(
-            self, x, places, source
-        )
+        return (nn.remat(run) if self.options.remat else run)(self, x, places, source)

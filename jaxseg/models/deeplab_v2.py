@@ -47,7 +47,9 @@ class DilatedVGG(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels: strides 1, 2, 4, 8, 8 and 8."""
-        x, maps, pooled, places = image, [], [None], [None]
+        x, maps = image, []
+        pooled: list[jax.Array | None] = [None]
+        places: list[jax.Array | None] = [None]
         stages = zip(self.widths, self.depths, (2, 2, 2, 1, 1), strict=True)
         for i, (width, depth, stride) in enumerate(stages, start=1):
             stage = ConvBlock(
@@ -182,5 +184,6 @@ def _dense_scores(num_classes, kernel, dilation, hidden, dropout, options):
 
 def _zoom(scores: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Caffe's Interp with zoom_factor 8, cell i on pixel 8 i, and a crop."""
-    whole = tuple(8 * (n - 1) + 1 for n in scores.shape[1:3])
+    _, height, width, _ = scores.shape
+    whole = 8 * (height - 1) + 1, 8 * (width - 1) + 1
     return crop_to(resize_bilinear(scores, whole, align_corners=True), size)

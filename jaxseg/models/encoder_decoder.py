@@ -13,7 +13,6 @@ from jaxseg.models.components import (
 )
 from jaxseg.models.decoder import Decoder
 from jaxseg.models.encoders import Features
-from jaxseg.models.layers import Conv, he_normal
 from jaxseg.models.options import LayerOptions
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.models.skips import NoSkip
@@ -33,11 +32,15 @@ def encoder_decoder(
     widths: tuple[int, ...] | None = None,
     depth: int = 2,
     image_level: bool = False,
+    decoder: Component | None = None,
+    head: Component = "conv",
     head_kernel: int = 1,
     encoder_kwargs: Mapping[str, Any] = {},
     skip_kwargs: Mapping[str, Any] = {},
     upsampler_kwargs: Mapping[str, Any] = {},
     block_kwargs: Mapping[str, Any] = {},
+    decoder_kwargs: Mapping[str, Any] = {},
+    head_kwargs: Mapping[str, Any] = {},
     options: LayerOptions = LayerOptions(),
 ) -> Segmenter:
     """A network of freely chosen components.
@@ -64,12 +67,21 @@ def encoder_decoder(
         depth: convolutions in each block.
         image_level: whether the decoder has one more level, of the size of the image and
             without a skip; by default as wide as the level before.
-        head_kernel: side of the last convolution's kernel, in cells.
+        decoder: None for the one described above. A registered name or another
+            component replaces it, and the skip, upsampler, block, widths, depth and
+            `image_level` are not used; called with `features`, the shapes of the
+            encoder's levels (`Features`), and called as `(features, train=...)` it
+            returns one map.
+        head: "conv", or another component; called with `num_classes`. It maps the
+            decoder's map to scores.
+        head_kernel: side of the kernel of the head "conv", in cells.
         encoder_kwargs: further keyword arguments of the encoder, such as
             `output_stride`.
         skip_kwargs: further keyword arguments of the skips.
         upsampler_kwargs: further keyword arguments of the upsamplers, such as `kernel`.
         block_kwargs: further keyword arguments of the blocks, such as `kernel`.
+        decoder_kwargs: further keyword arguments of `decoder`.
+        head_kwargs: further keyword arguments of the head.
         options: see `LayerOptions`.
 
     Returns:
@@ -87,6 +99,12 @@ def encoder_decoder(
 
     backbone = create("encoder", encoder, encoder_kwargs)
     features = encoder_features(backbone).merged()
+    if head == "conv":
+        head_kwargs = {"kernel": head_kernel, **head_kwargs}
+    scores = create("head", head, head_kwargs, num_classes=num_classes)
+    if decoder is not None:
+        fused = create("decoder", decoder, decoder_kwargs, features=features)
+        return Segmenter(backbone, fused, scores)
     if image_level:
         _check_coarser(features)
         features = features.with_image(features.maps[0])  # has its number of channels
@@ -101,7 +119,7 @@ def encoder_decoder(
     if strides:
         _check_strides(features, strides)
     skips = tuple(create("skip", skip, skip_kwargs) for _ in widths)
-    decoder = Decoder(
+    levels = Decoder(
         upsamplers=upsamplers,
         skips=(*skips[:-1], NoSkip()) if image_level else skips,
         blocks=tuple(
@@ -110,9 +128,7 @@ def encoder_decoder(
         ),
         options=options,
     )
-    side = (head_kernel, head_kernel)
-    head = Conv(num_classes, side, kernel_init=he_normal, **options.dtypes)
-    return Segmenter(backbone, decoder, head, image_level=image_level)
+    return Segmenter(backbone, levels, scores, image_level=image_level)
 
 
 def _widths(features: Features, widths: tuple[int, ...] | None) -> tuple[int, ...]:

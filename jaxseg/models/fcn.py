@@ -115,7 +115,7 @@ def fcn(
             )
             for _, offset, scale in zip(levels, released["skip_offsets"], scales)
         ),
-        blocks=tuple(ConvBlock(()) for _ in levels),
+        blocks=tuple(ConvBlock((), options=options) for _ in levels),
         levels=levels,
         pooled_skips=True,
         options=options,

@@ -1,4 +1,4 @@
-"""BatchNorm layers that keep their statistics while the rest of a network trains."""
+"""Frozen BatchNorm: layers that keep their statistics while the network trains."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ import jax
 
 
 def frozen_layers(batch_stats: Any, patterns: Sequence[str]) -> frozenset[str]:
-    """The BatchNorm layers that the patterns name.
+    """The BatchNorm layers that match a pattern.
 
     Args:
         batch_stats: a model's statistics, concrete or abstract.
-        patterns: shell globs over the whole path of a layer, "encoder/stage1/bn1"; `*`
-            also crosses "/".
+        patterns: shell globs for the whole path of a layer, such as
+            "encoder/stage1/bn1"; `*` also matches "/".
 
     Returns:
-        The paths of all layers that match one.
+        The paths of all layers that match a pattern.
 
     Raises:
         ValueError: if a pattern matches no layer.
@@ -28,10 +28,10 @@ def frozen_layers(batch_stats: Any, patterns: Sequence[str]) -> frozenset[str]:
     )
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
-            known = ", ".join(layers[:: len(layers) // 12 + 1]) or "none at all"
+            known = ", ".join(layers[:: len(layers) // 12 + 1]) or "(none)"
             raise ValueError(
-                f"The pattern {pattern!r} matches no BatchNorm layer; of the model's "
-                f"{len(layers)} there are {known}."
+                f"The pattern {pattern!r} matches none of the model's {len(layers)} "
+                f"BatchNorm layers, such as {known}."
             )
     return frozenset(
         layer
@@ -41,11 +41,11 @@ def frozen_layers(batch_stats: Any, patterns: Sequence[str]) -> frozenset[str]:
 
 
 def freeze(layers: frozenset[str]) -> AbstractContextManager:
-    """While it lasts, these BatchNorm layers do in training what they do in inference.
+    """A context in which BatchNorm layers behave in training as in inference.
 
-    They normalise by their running statistics, which stay as they are. (Statistics that
-    merely stay, under a network trained on the batch's own, would fit it no more.)
-    Their scales and biases are parameters like others.
+    They normalize by their running statistics and do not update them. (If only the
+    updates stopped, the network would be trained on the statistics of the batches, and
+    the running ones would no longer fit it.) Their scales and biases are still trained.
 
     Args:
         layers: paths, from `frozen_layers`.
@@ -56,7 +56,7 @@ def freeze(layers: frozenset[str]) -> AbstractContextManager:
 
     def intercept(call, args, kwargs, context):
         module = context.module
-        # A layer is known by its path; `isinstance` keeps out what wraps or holds it.
+        # `isinstance` excludes modules with the same path that wrap the layer.
         if not (isinstance(module, nn.BatchNorm) and "/".join(module.path) in layers):
             return call(*args, **kwargs)
         inference = module.clone(parent=None, use_running_average=True)

@@ -1,4 +1,6 @@
-"""Necks and heads: from the deepest map to scores."""
+"""Necks and heads, which map the deepest level to scores."""
+
+from functools import reduce
 
 import flax.linen as nn
 import jax
@@ -12,15 +14,29 @@ DENSE_SIDES = {"alexnet": 6, "alexnet_torchvision": 6, "vgg16": 7, "vgg16_bn": 7
 """Side of the map that each encoder's first fully connected layer covers, in cells."""
 
 
+def conv_head(
+    num_classes: int, kernel: int = 1, *, options: LayerOptions = LayerOptions()
+) -> nn.Module:
+    """One convolution to scores.
+
+    Args:
+        num_classes: K.
+        kernel: side of the kernel, in cells.
+        options: see `LayerOptions`.
+    """
+    side = (kernel, kernel)
+    return Conv(num_classes, side, kernel_init=he_normal, **options.dtypes)
+
+
 class DenseAsConvolutions(nn.Module):
-    """The fully connected layers `fc6`, `fc7` of a classifier, slid over the map.
+    """The fully connected layers `fc6`, `fc7` of a classifier, as convolutions.
 
     Attributes:
         side: of the first layer's kernel, in cells.
         hidden: channels of each layer.
-        padding: "SAME" keeps the map's size; "VALID" takes side - 1 cells off it.
-        dilation: step from tap to tap of the first layer's kernel, in cells.
-        dropout: rate after each layer.
+        padding: "SAME" keeps the map's size; "VALID" reduces it by side - 1 cells.
+        dilation: dilation of the first layer's kernel, in cells.
+        dropout: dropout rate after each layer.
         options: see `LayerOptions`.
     """
 
@@ -51,7 +67,7 @@ class DenseAsConvolutions(nn.Module):
 
 
 class Scores(nn.Module):
-    """What stands between an encoder and its scores, then a 1x1 convolution to them.
+    """A 1x1 convolution to scores, after an optional block.
 
     Attributes:
         num_classes: K.
@@ -80,7 +96,7 @@ class Scores(nn.Module):
 
 
 class Chain(nn.Module):
-    """Modules one after the other.
+    """A sequence of modules.
 
     Attributes:
         parts: each called as `(map, train=...)`.
@@ -89,14 +105,14 @@ class Chain(nn.Module):
     parts: tuple[nn.Module, ...]
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to what the last part gives."""
-        for part in self.parts:
-            x = part(x, train=train)
+        """Maps [B, H, W, C] to the output of the last module."""
+        for module in self.parts:
+            x = module(x, train=train)
         return x
 
 
 class BranchSum(nn.Module):
-    """Modules side by side, whose results are added: the ASPP of DeepLab v2.
+    """The sum of parallel modules: the ASPP of DeepLab v2.
 
     Attributes:
         branches: each called as `(map, train=...)`.
@@ -107,20 +123,21 @@ class BranchSum(nn.Module):
     branches: tuple[nn.Module, ...]
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to what each branch gives."""
-        return sum(branch(x, train=train) for branch in self.branches)
+        """Maps [B, H, W, C] to the sum of the branches' outputs."""
+        return reduce(jnp.add, (branch(x, train=train) for branch in self.branches))
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling as in DeepLab v3: five branches, then a 1x1.
+    """Atrous spatial pyramid pooling as in DeepLab v3.
 
     A 1x1 convolution, 3x3 convolutions at the given rates, and the mean over the whole
-    map, each with BatchNorm and ReLU, are put side by side and projected.
+    map, each with BatchNorm and ReLU, are concatenated and projected by a 1x1
+    convolution.
 
     Attributes:
         rates: dilations of the 3x3 convolutions, in cells.
         features: channels of each branch and of the result.
-        dropout: rate behind the projection.
+        dropout: dropout rate after the projection.
         options: see `LayerOptions`.
 
     Source: DeepLab v3, sec. 3.3, https://arxiv.org/abs/1706.05587.
@@ -158,7 +175,7 @@ class ASPP(nn.Module):
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """The head of a network whose decoder ends in scores.
+    """The head of a network whose decoder or neck returns scores.
 
     Args:
         x: scores, [B, H, W, K].
@@ -167,3 +184,6 @@ def identity(x: jax.Array) -> jax.Array:
         The same.
     """
     return x
+
+
+HEADS = {"conv": conv_head}

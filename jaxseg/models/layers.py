@@ -1,7 +1,8 @@
-"""The layers that every model here shares, and how its stages are run."""
+"""Layers that the models share, and a function that runs their stages."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,21 +21,21 @@ caffe_gaussian = nn.initializers.normal(0.01)
 """N(0, 0.01): Caffe's `gaussian` as DeconvNet and DeepLab use it."""
 
 batch_norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-"""The papers' BatchNorm in PyTorch's numbers (momentum 0.9 here is 0.1 there).
+"""BatchNorm with PyTorch's defaults (momentum 0.9 here is 0.1 there).
 
-caffe-segnet and DeconvNet print epsilon 1e-9, which only amplifies the rounding noise
-of dead channels.
+caffe-segnet and DeconvNet have epsilon 1e-9, which only amplifies the rounding noise of
+dead channels.
 """
 
 
 class Dropout(nn.Module):
-    """Zeroes values at random and scales the others up, one key a sample.
+    """Sets values to zero at random and scales the others up, with one key per sample.
 
-    A sample's mask depends on the step's key and on the sample's position in the
-    global batch alone, so the same batch is dropped alike on one device and on many.
+    A sample's mask depends only on the step's key and on the sample's position in the
+    global batch, so it is the same on one device and on many.
 
     Attributes:
-        rate: share of values that are dropped, in [0, 1).
+        rate: fraction of values that are dropped, in [0, 1).
         axis_name: mapped axis over which the batch is split, under pmap or shard_map.
     """
 
@@ -43,7 +44,7 @@ class Dropout(nn.Module):
 
     def __post_init__(self):
         if not 0 <= self.rate < 1:
-            raise ValueError(f"dropout={self.rate}: give a share, in [0, 1).")
+            raise ValueError(f"dropout={self.rate} is not in [0, 1).")
         super().__post_init__()
 
     @nn.compact
@@ -67,18 +68,17 @@ class Dropout(nn.Module):
 def run_stage(
     stage: nn.Module, *arrays: jax.Array, train: bool, remat: bool
 ) -> jax.Array:
-    """Calls a stage of a network, and pins what it returns to its place on the mesh.
-
-    With `remat` its activations are computed again for the gradient.
+    """Calls a stage of a network, and pins its output to the mesh.
 
     Args:
         stage: module called as `stage(*arrays, train=train)`.
         *arrays: its inputs.
-        train: whether batch statistics and dropout are on.
-        remat: trade a second forward pass for the memory of the stage's inside.
+        train: whether BatchNorm uses the batch's statistics and dropout is on.
+        remat: whether its activations are recomputed for the gradient instead of
+            stored.
 
     Returns:
-        What the stage returns.
+        The output of the stage.
     """
 
     def call(stage, *arrays):
@@ -94,11 +94,11 @@ def _promote(inputs, kernel, bias, *, dtype):
 class Conv(nn.Conv):
     """`nn.Conv` with its maps pinned to the mesh and its bias added in float32.
 
-    A bias' gradient is a sum over all pixels of the batch, and a backend that sums
-    bfloat16 in bfloat16, as the CPU's does, loses most of it.
+    The gradient of a bias is a sum over all pixels of the batch, and a backend that
+    sums bfloat16 in bfloat16, such as the CPU's, loses most of it.
     """
 
-    promote_dtype: Callable[..., tuple] = _promote
+    promote_dtype: Callable[..., Any] = _promote
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to [B, H', W', features] in `dtype`."""
@@ -106,27 +106,27 @@ class Conv(nn.Conv):
             n[0] if isinstance(n, Sequence) else n or 1
             for n in (self.strides, self.kernel_size, self.kernel_dilation)
         )
-        lies = partial(pin, rows=x.shape[1] // stride, reach=kernel // 2 * dilation)
-        return lies(super().__call__(lies(x)).astype(self.dtype))
+        pinned = partial(pin, rows=x.shape[1] // stride, reach=kernel // 2 * dilation)
+        return pinned(super().__call__(pinned(x)).astype(self.dtype))
 
 
 class ConvTranspose(nn.Module):
-    """A transposed convolution with a fast gradient: every cell lays down a kernel.
+    """A transposed convolution with a fast gradient.
 
-    Takes the arguments of `nn.Conv`, so that a block can have it in a convolution's
-    place.
+    It has the arguments of `nn.Conv`, so that a block can use it instead.
 
     Attributes:
         features: output channels.
         kernel_size: height and width of the kernel, in cells of the output; a square.
         strides: how many times larger the output is.
-        padding: "SAME" for h * strides rows from h; "VALID" for all that the kernels
-            cover, (h - 1) * strides + kernel.
-        per_channel: whether channels are kept apart; `features` are then the input's.
+        padding: "SAME" for h * strides rows from h; "VALID" for all rows that the
+            kernels cover, (h - 1) * strides + kernel.
+        per_channel: whether each channel is convolved separately; `features` are then
+            the input's.
         use_bias: whether a bias is added.
         kernel_init: initializer of the kernel [kh, kw, Cin, Cout], or [kh, kw, C].
-        fixed: whether the kernel is a constant, what `kernel_init` gives, rather than
-            a parameter.
+        fixed: whether the kernel is a constant, made by `kernel_init`, rather than a
+            parameter.
         dtype: of the computation.
         param_dtype: of the parameters.
     """
@@ -145,11 +145,12 @@ class ConvTranspose(nn.Module):
     def __post_init__(self):
         if len(set(self.kernel_size)) != 1 or self.kernel_size[0] < self.strides:
             raise ValueError(
-                f"kernel_size={self.kernel_size} with strides={self.strides}: give a "
-                "square at least as large as the stride, or the output has gaps."
+                f"kernel_size={self.kernel_size} with strides={self.strides}: the "
+                "kernel must be a square at least as large as the stride, or the output "
+                "has gaps."
             )
         if self.padding not in ("SAME", "VALID"):
-            raise ValueError(f'padding={self.padding!r}: take "SAME" or "VALID".')
+            raise ValueError(f'padding={self.padding!r}: use "SAME" or "VALID".')
         super().__post_init__()
 
     @nn.compact
@@ -157,13 +158,14 @@ class ConvTranspose(nn.Module):
         """Maps [B, H, W, C] to [B, H * strides, W * strides, features] if "SAME".
 
         Raises:
-            ValueError: if channels are kept apart and `features` is another number.
+            ValueError: if `per_channel` is set and `features` is not the number of
+                input channels.
         """
         _, h, w, channels = x.shape
         if self.per_channel and channels != self.features:
             raise ValueError(
-                f"A convolution per channel keeps its {channels} channels; it cannot "
-                f"give {self.features}. Set per_channel=False, or the same number."
+                f"A convolution per channel keeps its {channels} channels, and features="
+                f"{self.features}. Set per_channel=False, or features={channels}."
             )
         # Each output cell sees one in strides**2 of a kernel's cells.
         init = self.kernel_init or nn.initializers.variance_scaling(
@@ -183,7 +185,7 @@ class ConvTranspose(nn.Module):
             self.strides,
             padding=excess // 2,
         )
-        if self.padding == "SAME":  # an odd excess leaves one at the end
+        if self.padding == "SAME":  # cuts the last row and column of an odd excess
             x = x[:, : h * self.strides, : w * self.strides]
         if self.use_bias:
             zeros = nn.initializers.zeros
@@ -193,12 +195,12 @@ class ConvTranspose(nn.Module):
 
 
 def depthwise_conv(features: int, kernel_size: tuple[int, int], **kwargs) -> Conv:
-    """A convolution of each channel for itself, with the arguments of `nn.Conv`.
+    """A depthwise convolution, with the arguments of `nn.Conv`.
 
     Args:
-        features: channels, of the input as of the output.
+        features: channels of the input and of the output.
         kernel_size: height and width, in cells.
-        **kwargs: what else `nn.Conv` takes.
+        **kwargs: further keyword arguments of `nn.Conv`.
 
     Returns:
         A linen module from [B, H, W, features] to [B, H, W, features].

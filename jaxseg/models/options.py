@@ -63,7 +63,9 @@ def floating_dtype(name: str, value: DTypeLike) -> jnp.dtype:
         ValueError: if it is unknown or not floating.
     """
     try:
-        dtype = jnp.dtype(value)
+        dtype = (
+            None if value is None else jnp.dtype(value)
+        )  # NumPy's default is float64
     except TypeError:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):

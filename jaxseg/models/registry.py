@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import asdict
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -131,8 +132,8 @@ def create_model(
     """
     if name not in registry.names("model") and name in registry.names("encoder"):
         raise ValueError(
-            f"{name!r} is an encoder: give it to a model, such as encoder_decoder "
-            f"with encoder={name!r}."
+            f"{name!r} is an encoder, not a model; use a model with it, such as "
+            f"encoder_decoder with encoder={name!r}."
         )
     builder = registry.lookup("model", name)
     check_classes(num_classes)
@@ -140,21 +141,22 @@ def create_model(
     # Arguments that a name stands for, such as the skips of fcn16s, cannot be set.
     fixed = getattr(builder, "keywords", {})
     accepted = set(list(inspect.signature(builder).parameters)[1:]) - fixed.keys()
-    options = LayerOptions(dtype, param_dtype, axis_name, remat)
+    own = accepted - {"options"}
+    for key in kwargs.keys() - own:
+        known = tuple(sorted(own | asdict(options).keys()))
+        raise ValueError(f"{name} has no argument {key!r}{suggest_name(key, known)}")
+    kwargs = _hashable(kwargs)
     if "options" in accepted:
-        kwargs = {"options": options} | kwargs
+        kwargs["options"] = options
     elif options != LayerOptions():
         raise ValueError(
             f"{name} has no argument `options`, so these would have no effect: {options}."
         )
-    for key in kwargs.keys() - accepted:
-        known = tuple(sorted(accepted - {"options"} | asdict(options).keys()))
-        raise ValueError(f"{name} has no argument {key!r}{suggest_name(key, known)}")
-    model = builder(num_classes, **_hashable(kwargs))
+    model = builder(num_classes, **kwargs)
     return model.clone(logits_dtype=floating_dtype("logits_dtype", logits_dtype))
 
 
-def _hashable(value):
+def _hashable(value: Any) -> Any:
     """Replaces lists by tuples: modules must be hashable, and JSON has only lists."""
     if isinstance(value, dict):
         return {key: _hashable(item) for key, item in value.items()}

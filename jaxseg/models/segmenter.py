@@ -1,4 +1,4 @@
-"""The whole network: encoder, neck, decoder and head around the image's own size."""
+"""The whole network: encoder, neck, decoder, head, and resizing to the image."""
 
 from collections.abc import Callable
 
@@ -17,13 +17,13 @@ from jaxseg.ops.resize import resize_bilinear
 
 
 class Auxiliary(nn.Module):
-    """Scores from one of the encoder's levels, for a loss of their own in training.
+    """An auxiliary head: scores of one encoder level, for deep supervision.
 
     Attributes:
         block: called as `(map, train=...)`.
         head: called as `(map)`, returns scores, [B, h, w, K].
-        level: which of the encoder's levels, as an index of `Features.maps`.
-        weight: of its loss beside the main one, which has 1.
+        level: index of the level in `Features.maps`.
+        weight: factor on its loss; the main loss has 1.
     """
 
     block: nn.Module
@@ -41,29 +41,30 @@ class Segmenter(nn.Module):
 
     Attributes:
         encoder: called as `(image, train=...)`, returns `Features`.
-        decoder: called as `(features, train=...)`, returns one map; None for the
+        decoder: called as `(features, train=...)`, returns one map; None to use the
             deepest level's.
         head: called as `(map)`, returns scores, [B, h, w, K].
-        image_level: whether the decoder is given the image itself as the finest level,
-            to climb to.
-        neck: called as `(map, train=...)` with the deepest level's map, and takes its
-            place: FCN's fully connected layers, DeepLab's ASPP. None for none.
-        auxiliary: heads for deep supervision.
-        restore_size: brings scores to the image's size, called as `(scores, size)` in
-            `logits_dtype`, also if they have it already.
-        check_size: called with the image's (height, width) before all else; raises
-            ValueError if the network cannot take it. None if it takes all.
-        input_size: of a network that scores the middle of its image alone, from a height
-            or width in pixels to what to feed for so many scores, and how many come;
-            see `unet.valid_size`. None for one that scores the whole image.
+        image_level: whether the decoder has the image itself as its finest level.
+        neck: called as `(map, train=...)` with the deepest level's map, which its
+            result replaces: FCN's fully connected layers, DeepLab's ASPP. None for
+            none.
+        auxiliary: auxiliary heads, for deep supervision.
+        restore_size: function that resizes or crops scores to the size of the image,
+            called as `(scores, size)`; the scores have `logits_dtype`.
+        check_size: function called with the (height, width) of the image, which raises
+            ValueError if the network does not support it. None if it supports all.
+        input_size: for a network whose logits cover only the middle of the image:
+            function from a number of logits, in height or width, to the number of
+            pixels that the image needs and the number of logits that it has then; see
+            `unet.valid_size`. None if the logits cover the whole image.
         options: see `LayerOptions`.
-        logits_dtype: of the logits; bfloat16 halves their memory where classes are
-            many, and is a choice for training, `model.clone(logits_dtype=...)`.
+        logits_dtype: of the logits; in training, bfloat16 halves their memory. Use
+            `model.clone(logits_dtype=...)` to change it.
     """
 
     encoder: nn.Module
     decoder: nn.Module | None
-    head: nn.Module
+    head: Callable[[jax.Array], jax.Array]
     image_level: bool = False
     neck: nn.Module | None = None
     auxiliary: tuple[Auxiliary, ...] = ()
@@ -106,7 +107,9 @@ class Segmenter(nn.Module):
 
     def _logits(self, image, train):
         if image.ndim != 4:
-            raise ValueError(f"Give images [B, H, W, C], not {list(image.shape)}.")
+            raise ValueError(
+                f"The image must be [B, H, W, C], not {list(image.shape)}."
+            )
         if self.check_size is not None:
             self.check_size(image.shape[1:3])
         features = self._encode(image, train)
@@ -128,7 +131,7 @@ class Segmenter(nn.Module):
             return self.encoder(image, train=train)
         except ScopeParamShapeError as error:
             raise ValueError(
-                f"The image has {image.shape[-1]} channels and the variables are those "
-                "of a model for another number, or of another width; give images like "
-                f"those it was trained on. ({error})"
+                f"The image has {image.shape[-1]} channels, but the variables belong to "
+                "a model for another number of channels, or of another width; use images "
+                f"like those it was trained on. ({error})"
             ) from error

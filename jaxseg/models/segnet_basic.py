@@ -133,7 +133,7 @@ def fcn_basic(
         upsamplers=tuple(Transposed(kernel=8, options=options) for _ in range(LEVELS)),
         # No pooling comes before the finest level, so nothing is added there.
         skips=(*(skip() for _ in range(LEVELS - 1)), NoSkip()),
-        blocks=tuple(ConvBlock(()) for _ in range(LEVELS)),
+        blocks=tuple(ConvBlock((), options=options) for _ in range(LEVELS)),
         pooled_skips=True,
         options=options,
     )

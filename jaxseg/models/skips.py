@@ -1,4 +1,4 @@
-"""Skips: what crosses over from an encoder level to the decoder level of its size."""
+"""Skips: connections from an encoder level to the decoder level of the same size."""
 
 from collections.abc import Callable
 
@@ -14,33 +14,34 @@ Meet = Callable[[jax.Array, tuple[int, int]], jax.Array]
 
 
 def crop_center(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Cuts the middle out of a map, as U-Net does with its skips.
+    """Crops a map to its center, as U-Net does in its skips.
 
     Args:
         x: [B, H, W, C].
         size: height and width of the result, in cells.
 
     Returns:
-        [B, *size, C]; of an odd rest, the smaller half is cut off the top and left.
+        [B, *size, C]; of an odd number of rows or columns, one more is removed at the
+        bottom or right.
     """
     _, height, width, _ = x.shape
     return crop_to(x, size, ((height - size[0]) // 2, (width - size[1]) // 2))
 
 
 class Skip(nn.Module):
-    """What all skips have; a skip is called as `(x, level, train=...)`.
+    """The base class of skips, which are called as `(x, level, train=...)`.
 
     Attributes:
-        meet: brings the level to the size of `x` where the two differ, called as
-            `(level, size)`: `resize_bilinear`, `crop_center`, or `crop_to` with an
-            `offset`.
+        meet: function that resizes or crops the level to the size of `x` if they
+            differ, called as `(level, size)`: `resize_bilinear`, `crop_center`, or
+            `crop_to` with an `offset`.
         options: see `LayerOptions`.
     """
 
     meet: Meet = resize_bilinear
     options: LayerOptions = LayerOptions()
 
-    def _met(self, level, x):
+    def _matched(self, level, x):
         size = x.shape[1:3]
         return level if level.shape[1:3] == size else self.meet(level, size)
 
@@ -55,11 +56,11 @@ class Skip(nn.Module):
 
 
 class NoSkip(Skip):
-    """Nothing crosses over. SegNet's decoder sees the encoder through places alone."""
+    """No skip. SegNet's decoder uses only the pooling places of the encoder."""
 
     @nn.compact
     def __call__(self, x: jax.Array, level: jax.Array, *, train: bool) -> jax.Array:
-        """Returns `x` [B, H, W, C] as it is."""
+        """Returns `x` [B, H, W, C] unchanged."""
         del level, train
         return x
 
@@ -68,12 +69,12 @@ class Sum(Skip):
     """Adds the level to the map: x + project(scale * level).
 
     Attributes:
-        project: which of the two passes a 1x1 convolution that makes the channels
-            equal: "level", as in FCN; "map", only where the channels differ, as in
-            FC-ResNet; or "none", the channels being equal.
+        project: which of the two a 1x1 convolution maps to the channels of the other:
+            "level", as in FCN; "map", only if the channels differ, as in FC-ResNet; or
+            "none", if the channels are equal.
         scale: factor on the level before its projection; FCN-8s-atonce has 0.01 and
             0.0001.
-        kernel_init: initializer of the projection; FCN's scores start from zero.
+        kernel_init: initializer of the projection; zeros in FCN.
 
     Source: FCN, sec. 4.2, https://arxiv.org/abs/1411.4038.
     """
@@ -84,9 +85,7 @@ class Sum(Skip):
 
     def __post_init__(self):
         if self.project not in ("level", "map", "none"):
-            raise ValueError(
-                f'project={self.project!r}: take "level", "map" or "none".'
-            )
+            raise ValueError(f'project={self.project!r}: use "level", "map" or "none".')
         super().__post_init__()
 
     @nn.compact
@@ -94,15 +93,15 @@ class Sum(Skip):
         """Adds `level` [B, h, w, D] to `x` [B, H, W, C].
 
         Returns:
-            [B, H, W, C], or [B, H, W, D] where the map is projected.
+            [B, H, W, C], or [B, H, W, D] if the map is projected.
 
         Raises:
-            ValueError: if nothing is projected, and the channels differ.
+            ValueError: if `project` is "none" and the channels differ.
         """
         del train
         level = self.scale * level
         if self.project == "level":
-            # Projected before it is brought to size: its channels are usually fewer.
+            # Projected before it is resized, as this usually reduces its channels.
             level = self._project(x.shape[-1], "project", kernel_init=self.kernel_init)(
                 level
             )
@@ -110,20 +109,20 @@ class Sum(Skip):
             if self.project == "none":
                 raise ValueError(
                     f"The level has {level.shape[-1]} channels and the map "
-                    f'{x.shape[-1]}: set project="level" or "map", or give the '
-                    f"decoder {level.shape[-1]} channels here."
+                    f'{x.shape[-1]}: set project="level" or "map", or let this level '
+                    f"of the decoder have {level.shape[-1]} channels."
                 )
             x = self._project(level.shape[-1], "project", kernel_init=self.kernel_init)(
                 x
             )
-        return x + self._met(level, x)
+        return x + self._matched(level, x)
 
 
 class Concat(Skip):
-    """Puts the level's channels behind the map's.
+    """Concatenates the channels of the map and of the level.
 
     Attributes:
-        adapt: module that the level passes first, called as `(level, train=...)`, such
+        adapt: module applied to the level first, called as `(level, train=...)`, such
             as DeepLab v3+'s 1x1 convolution to 48 channels; None for none.
 
     Source: U-Net, sec. 2, https://arxiv.org/abs/1505.04597.
@@ -136,16 +135,16 @@ class Concat(Skip):
         """Maps `x` [B, H, W, C] and `level` [B, h, w, D] to [B, H, W, C + D']."""
         if self.adapt is not None:
             level = self.adapt(level, train=train)
-        return jnp.concatenate([x, self._met(level, x)], axis=-1)
+        return jnp.concatenate([x, self._matched(level, x)], axis=-1)
 
 
 class Gated(Skip):
-    """As `Concat`, the level weighed cell by cell by a gate that both decide on.
+    """`Concat` with an attention gate, which weights each cell of the level.
 
         gate = sigmoid(w . relu(level V + x U))
 
     Attributes:
-        features: channels inside the gate; by default half of the level's.
+        features: channels inside the gate; by default half as many as the level.
 
     Source: Oktay et al., Attention U-Net, https://arxiv.org/abs/1804.03999.
     """
@@ -156,7 +155,7 @@ class Gated(Skip):
     def __call__(self, x: jax.Array, level: jax.Array, *, train: bool) -> jax.Array:
         """Maps `x` [B, H, W, C] and `level` [B, h, w, D] to [B, H, W, C + D]."""
         del train
-        level = self._met(level, x)
+        level = self._matched(level, x)
         features = self.features or max(level.shape[-1] // 2, 1)
         hidden = self._project(features, "level")(level)
         hidden = hidden + self._project(features, "map", use_bias=False)(x)

@@ -1,4 +1,4 @@
-"""Upsamplers: how a decoder's map grows to the size of the next finer level."""
+"""Upsamplers, which enlarge a decoder's map to the size of the next finer level."""
 
 from functools import partial
 
@@ -15,15 +15,14 @@ from jaxseg.ops.resize import resize_bilinear, resize_nearest
 
 
 class Upsampler(nn.Module):
-    """What all upsamplers have; one is called as `(x, places, size)`.
+    """The base class of upsamplers, which are called as `(x, places, size)`.
 
-    Its arguments are the coarse map [B, h, w, C], the places of the encoder's pooling
-    [B, h, w, D] or None, and the height and width to grow to. It returns
-    [B, *size, features].
+    The arguments are the coarse map [B, h, w, C], the places of the encoder's pooling
+    [B, h, w, D] or None, and the height and width of the result, [B, *size, features].
 
     Attributes:
-        features: channels of the result; None for those of the map. What only moves
-            values, or keeps channels apart, keeps its channels whatever is given.
+        features: channels of the result; None for those of the map. Upsamplers without
+            parameters, or with one kernel per channel, ignore it.
         options: see `LayerOptions`.
     """
 
@@ -32,7 +31,7 @@ class Upsampler(nn.Module):
 
 
 class Nearest(Upsampler):
-    """Repeats the nearest cell."""
+    """Nearest-neighbor interpolation."""
 
     @nn.compact
     def __call__(
@@ -44,10 +43,10 @@ class Nearest(Upsampler):
 
 
 class Bilinear(Upsampler):
-    """Interpolates between the nearest cells.
+    """Bilinear interpolation.
 
     Attributes:
-        align_corners: whether the centres of the corner cells coincide (Caffe's
+        align_corners: whether the centers of the corner cells are aligned (Caffe's
             Interp, DeepLab) rather than the corners themselves.
     """
 
@@ -65,10 +64,10 @@ class Bilinear(Upsampler):
 def bilinear_init(strides: int) -> nn.initializers.Initializer:
     """Initializer with which a transposed convolution interpolates bilinearly.
 
-    Kernels [kh, kw, C] interpolate each channel for itself, and so do [kh, kw, C, C],
-    whose off-diagonal parts are zero. With other numbers of channels, [kh, kw, C, D],
-    what is interpolated is a random mixture of the channels. Kernels larger than twice
-    the stride have zeros around; smaller ones are scaled to keep the mean.
+    Kernels [kh, kw, C] interpolate each channel separately, and so do [kh, kw, C, C],
+    which are zero off the diagonal. Other kernels, [kh, kw, C, D], interpolate random
+    mixtures of the channels. Kernels larger than twice the stride are padded with
+    zeros; smaller ones are scaled to keep the mean.
 
     Args:
         strides: of the transposed convolution.
@@ -76,7 +75,7 @@ def bilinear_init(strides: int) -> nn.initializers.Initializer:
     Returns:
         An initializer, called as `(key, shape, dtype)`.
 
-    Source: FCN, `surgery.py`: on the diagonal alone, or all channels are summed.
+    Source: FCN, `surgery.py`, which also fills only the diagonal.
     """
 
     def init(key, shape, dtype=jnp.float32):
@@ -98,18 +97,18 @@ def bilinear_init(strides: int) -> nn.initializers.Initializer:
 
 
 class Transposed(Upsampler):
-    """A transposed convolution, which starts as bilinear interpolation.
+    """A transposed convolution, initialized to interpolate bilinearly.
 
     Attributes:
         kernel: side of the kernel, in cells of the result.
-        strides: how many times larger the result is.
-        per_channel: whether channels are kept apart.
-        fixed: whether the kernel stays what it starts as, as in FCN's released nets.
+        strides: factor by which the map is enlarged.
+        per_channel: whether each channel is convolved separately.
+        fixed: whether the kernel is constant, as in FCN's released nets.
         use_bias: whether a bias is added.
         kernel_init: initializer of the kernel; None for bilinear interpolation.
-        activation: after it; None for none.
-        fit: whether the result is cut to the size asked for. Nets with convolutions or
-            crops that are not padded take it whole, and crop their skips to it.
+        activation: after the convolution; None for none.
+        fit: whether the result is cropped to the requested size. Nets with unpadded
+            convolutions use the whole result, and crop their skips to it.
 
     Source: FCN, sec. 3.3, https://arxiv.org/abs/1411.4038.
     """
@@ -130,7 +129,7 @@ class Transposed(Upsampler):
         """Maps [B, h, w, C] to [B, *size, features].
 
         Raises:
-            ValueError: if the size asked for is not `strides` times the map's.
+            ValueError: if the requested size is not `strides` times the map's.
         """
         del places
         channels = x.shape[-1]
@@ -152,10 +151,10 @@ class Transposed(Upsampler):
 
 
 class PixelShuffle(Upsampler):
-    """A 1x1 convolution to strides**2 as many channels, laid out side by side.
+    """A 1x1 convolution to strides**2 times as many channels, rearranged into cells.
 
     Attributes:
-        strides: how many times larger the result is.
+        strides: factor by which the map is enlarged.
 
     Source: Shi et al., https://arxiv.org/abs/1609.05158.
     """
@@ -169,7 +168,7 @@ class PixelShuffle(Upsampler):
         """Maps [B, h, w, C] to [B, *size, features].
 
         Raises:
-            ValueError: if the size asked for is not `strides` times the map's.
+            ValueError: if the requested size is not `strides` times the map's.
         """
         del places
         b, h, w, channels = x.shape
@@ -186,11 +185,11 @@ class PixelShuffle(Upsampler):
 
 
 class Unpool(Upsampler):
-    """Puts each value back where the encoder found its maximum, among zeros.
+    """Max unpooling: each value at the position of the encoder's maximum, zeros elsewhere.
 
     Attributes:
-        project: whether a 1x1 convolution gives the map the channels of the places
-            where they differ.
+        project: whether a 1x1 convolution adapts the number of channels to that of the
+            places if they differ.
 
     Source: SegNet, sec. 3, https://arxiv.org/abs/1511.00561.
     """
@@ -205,27 +204,27 @@ class Unpool(Upsampler):
 
         Args:
             x: the coarse map.
-            places: from the encoder's pooling, [B, h, w, C]: uint8 of disjoint
-                windows, or int32 over the plane.
-            size: height and width to grow to, those of the pooled map.
+            places: from the encoder's pooling, [B, h, w, C]: uint8 for disjoint
+                windows, or int32 indices into the plane.
+            size: height and width of the result, those of the map before pooling.
 
         Raises:
-            ValueError: if the encoder does not reach this level by max pooling, or the
-                channels differ and are not projected.
+            ValueError: if the encoder has no max pooling here, or the numbers of
+                channels differ and `project` is off.
         """
         if places is None:
             raise ValueError(
                 "Unpooling needs the places of an encoder's max pooling, and this "
-                "encoder reaches this level without one; take another upsampler, or an "
-                "encoder that max-pools at every level, such as vgg16_bn."
+                "encoder has none at this level; use another upsampler, or an encoder "
+                "that max-pools at every level, such as vgg16_bn."
             )
         if places.shape[-1] != x.shape[-1]:
             if not self.project:
                 raise ValueError(
-                    f"Unpooling maps channel to channel, but the decoder brings "
-                    f"{x.shape[-1]} channels to a level of {places.shape[-1]}; let the "
-                    f"decoder block before it end in {places.shape[-1]}, or set "
-                    "project=True."
+                    "Unpooling needs as many channels as the encoder has, but the "
+                    f"decoder has {x.shape[-1]} channels at a level of "
+                    f"{places.shape[-1]}; let the decoder block before it have "
+                    f"{places.shape[-1]} channels, or set project=True."
                 )
             x = Conv(
                 places.shape[-1],
@@ -239,13 +238,14 @@ class Unpool(Upsampler):
 
 
 def _fitted(x, size, strides):
-    """Cuts off what a finer level of an odd size does not have."""
+    """Crops a map to a finer level of odd size."""
     for n, wanted in zip(x.shape[1:3], size):
         if not n - strides < wanted <= n:
             raise ValueError(
-                f"With strides={strides} the map grows to {x.shape[1]}x{x.shape[2]}, "
-                f"and the level has {size[0]}x{size[1]}; give the stride between the "
-                "two levels, or take an upsampler of any size, such as bilinear."
+                f"With strides={strides} the map has {x.shape[1]}x{x.shape[2]} cells, "
+                f"and the level has {size[0]}x{size[1]}; set strides to the factor "
+                "between the two levels, or use an upsampler for any size, such as "
+                "bilinear."
             )
     return x[:, : size[0], : size[1]]
 

@@ -1,4 +1,4 @@
-"""Variables of any model."""
+"""The variables of a model: initialization, and shapes."""
 
 from typing import Any
 
@@ -7,28 +7,33 @@ import jax
 import jax.numpy as jnp
 
 Variables = dict[str, Any]
-"""Collections by name, as linen has them: `params` and, with BatchNorm, `batch_stats`."""
+"""Linen's collections by name: `params` and, with BatchNorm, `batch_stats`."""
 
 
 def initial_variables(
     module: nn.Module, key: jax.Array, channels: int = 3
-) -> dict[str, Any]:
-    """Variables of any model, drawn for an image of a size that it takes.
+) -> Variables:
+    """Initializes the variables of any model, with an image of a valid size.
 
     Args:
-        module: a segmenter or a classifier.
+        module: a segmentation model or a classifier.
         key: random key.
-        channels: of the image.
+        channels: number of channels of the image.
     """
-    # U-Net without padding takes certain sizes alone; 224 pixels do for all others,
-    # for DeconvNet and for classifiers with dense layers too.
+    # U-Net without padding works with certain sizes only; all other models accept 224
+    # pixels, DeconvNet and classifiers with dense layers too.
     input_size = getattr(module, "input_size", None)
     side = 224 if input_size is None else input_size(32)[0]
-    return module.init(key, jnp.zeros((1, side, side, channels)), train=False)
+    return dict(module.init(key, jnp.zeros((1, side, side, channels)), train=False))
 
 
-def abstract_variables(module: nn.Module, channels: int = 3) -> dict[str, Any]:
-    """Shapes and types of a model's variables; nothing is computed."""
+def abstract_variables(module: nn.Module, channels: int = 3) -> Variables:
+    """The shapes and types of a model's variables; nothing is computed.
+
+    Args:
+        module: a segmentation model or a classifier.
+        channels: number of channels of the image.
+    """
     return jax.eval_shape(
         lambda: initial_variables(module, jax.random.key(0), channels)
     )

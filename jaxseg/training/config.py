@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -21,6 +21,12 @@ from jaxseg.utils import registry
 from jaxseg.utils.names import suggest_name
 from jaxseg.utils.trees import path_name
 from jaxseg.weights.mapping import IMAGENET
+
+if TYPE_CHECKING:
+    # ml_collections gives no types, and those inferred for a value are too many.
+    Config: TypeAlias = Any
+else:
+    Config = ConfigDict
 
 
 class ConfigError(ValueError):
@@ -42,14 +48,14 @@ def config_section(name: str) -> Iterator[None]:
         raise ConfigError(f"config.{name}: {error}") from error
 
 
-def split_stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]]:
+def split_stages(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
     """Returns the config and the workdir of each stage.
 
     Without stages these are the given ones.
     """
     if not config.stages:
         return [(config, workdir)]
-    found: list[tuple[ConfigDict, Path]] = []
+    found: list[tuple[Config, Path]] = []
     for name, changes in config.stages:
         stage = config.copy_and_resolve_references()
         stage.stages = ()
@@ -61,13 +67,13 @@ def split_stages(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Pa
     return found
 
 
-def flatten_config(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def flatten_config(config: Config, workdir: Path) -> dict[str, Any]:
     """Everything that a run is started with, by dotted names."""
     start = {"workdir": str(workdir.absolute()), "jax": jax.__version__}
     return start | _flatten(config.to_dict())
 
 
-def config_changes(config: ConfigDict, workdir: Path) -> list[str]:
+def config_changes(config: Config, workdir: Path) -> list[str]:
     """Lists the differences from the config that the workdir was last started with.
 
     Returns:
@@ -97,7 +103,7 @@ def _flatten(tree: Any) -> dict[str, Any]:
     return {path_name(path, "."): leaf for path, leaf in leaves}
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: Config) -> None:
     """Checks the values that no builder would check in time.
 
     Raises:
@@ -145,7 +151,7 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
-def dataset_kwargs(config: ConfigDict) -> dict[str, Any]:
+def dataset_kwargs(config: Config) -> dict[str, Any]:
     """Keyword arguments of `data.create_source`, without the split."""
     section = config.data
     return {
@@ -158,7 +164,7 @@ def dataset_kwargs(config: ConfigDict) -> dict[str, Any]:
 
 
 def find_normalization(
-    config: ConfigDict, workdir: Path, pretrained: PretrainedWeights | None
+    config: Config, workdir: Path, pretrained: PretrainedWeights | None
 ) -> Normalization:
     """The normalization in the config, or else that of the workdir or the weights.
 
@@ -181,7 +187,7 @@ def find_normalization(
 
 
 def training_image_size(
-    config: ConfigDict, sizes: Sequence[tuple[int, int]]
+    config: Config, sizes: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
     """Height and width of the images in a training step.
 
@@ -189,10 +195,11 @@ def training_image_size(
         config: as `default_config`.
         sizes: of the images of the training set, for a config without a size.
     """
-    return tuple(config.augment.crop_px or config.data.image_size or sizes[0])
+    height, width = config.augment.crop_px or config.data.image_size or sizes[0]
+    return height, width
 
 
-def model_kwargs(config: ConfigDict, num_classes: int) -> dict[str, Any]:
+def model_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
     """Keyword arguments of `create_model`."""
     section = config.model.to_dict()
     return {"num_classes": num_classes, **section.pop("kwargs"), **section}
@@ -202,7 +209,7 @@ LOSS_KEYS = ("class_weights", "denominator", "label_smoothing")
 """Keys of `config.loss` that are passed to the losses with an argument of that name."""
 
 
-def create_loss(config: ConfigDict, class_weights: np.ndarray | None) -> LossFn:
+def create_loss(config: Config, class_weights: np.ndarray | None) -> LossFn:
     """The loss function.
 
     Args:
@@ -240,7 +247,7 @@ def create_loss(config: ConfigDict, class_weights: np.ndarray | None) -> LossFn:
 
 
 def _loss_kwargs(
-    loss_fn: Any, section: ConfigDict, class_weights: np.ndarray | None
+    loss_fn: Any, section: Config, class_weights: np.ndarray | None
 ) -> dict[str, Any]:
     """Keyword arguments for a loss, checked by its signature."""
     accepted = tuple(inspect.signature(loss_fn).parameters)[2:]
@@ -267,7 +274,7 @@ def _loss_kwargs(
     return kwargs
 
 
-def class_weights(config: ConfigDict, source: data.Source) -> np.ndarray | None:
+def class_weights(config: Config, source: data.Source) -> np.ndarray | None:
     """Weights of the classes, float32 [K], from the training set where needed.
 
     Raises:

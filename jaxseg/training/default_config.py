@@ -102,9 +102,8 @@ def default_config() -> ConfigDict:
     # What the sum over pixels is divided by: pixels (Caffe), weights (sum of the class
     # weights, PyTorch) or none.
     config.loss.denominator = "pixels"
-    config.loss.label_smoothing = (
-        0.0  # part of the target spread over all classes, 0..1
-    )
+    # Part of the target that is spread over all classes, 0 to 1.
+    config.loss.label_smoothing = 0.0
     # Type of the logits that the loss receives; it computes in float32 in any case.
     # "bfloat16" halves their memory.
     config.loss.logits_dtype = "float32"

@@ -1,27 +1,30 @@
-"""The record of a run: metrics.jsonl, TensorBoard, and lines or a bar for the eye."""
+"""The metrics of a run: metrics.jsonl, trackers, and log lines or a progress bar."""
 
 import json
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from jaxseg.training.trackers import CreateTracker
 from jaxseg.utils.files import write_atomically
 
 METRICS = "metrics.jsonl"
 
 
 class MetricWriter:
-    """Writes down what happens at each step of a run.
+    """Records what happens at each step of a run.
 
-    `metrics.jsonl` has one object a line, each with `step`; training lines have `loss`,
-    evaluations `val_miou` and others. Lines after the step that a run resumes from are
-    dropped, as those steps will be taken again.
+    `metrics.jsonl` has one JSON object per line, each with `step`; training lines have
+    `loss`, evaluations have `val_miou` and others. When a run resumes, the lines after
+    the step that it resumes from are dropped, as those steps are run again.
     """
 
     def __init__(
@@ -29,43 +32,52 @@ class MetricWriter:
         workdir: str | os.PathLike,
         start: int,
         steps: int,
+        trackers: Sequence[CreateTracker] = (),
         silent: bool = False,
     ):
-        """Opens the record.
+        """Opens the files and creates the trackers.
 
         Args:
             workdir: folder of the run.
-            start: step that the run resumes from, 0 for a new one.
+            start: step that the run resumes from, 0 for a new run.
             steps: last step of the run.
-            silent: whether to write and say nothing, as another process does it.
+            trackers: create the trackers.
+            silent: whether to write and print nothing, and create no tracker, because
+                another process does.
         """
         self._silent = silent
+        self._steps = steps
+        self._last = (start, time.perf_counter())
+        self._open = ExitStack()
         path = Path(os.devnull if silent else Path(workdir) / METRICS)
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(path, start)
-        self._file = path.open("a")
-        self._board = SummaryWriter(
-            str(Path(workdir) / "tensorboard"),
-            purge_step=start + 1,
-            write_to_disk=not silent,
-        )
-        self._steps = steps
-        self._at = (start, time.perf_counter())
+        self._file = self._open.enter_context(path.open("a"))
+        self._trackers = []
+        for create in () if silent else trackers:
+            self._trackers.append(create(Path(workdir), start))
+            self._open.callback(self._trackers[-1].finish)
         self._bar = None
         if sys.stderr.isatty() and not silent:
             self._bar = tqdm(total=steps, initial=start, unit="step", smoothing=0.1)
+            self._open.callback(self._bar.close)
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """Records what the run is started with, by dotted names, in the trackers."""
+        for tracker in self._trackers:
+            tracker.config(values)
 
     def train(self, step: int, images: int, **scalars: float) -> None:
-        """Records a training line.
+        """Records the progress of training.
 
         Args:
-            step: the last step it speaks of.
-            images: batch size, for images per second since the last line.
+            step: the last step that the numbers are about.
+            images: global batch size, for the images per second since the last line.
             **scalars: `loss` and others.
         """
-        last, then = self._at
-        self._at = step, time.perf_counter()
-        seconds = (self._at[1] - then) / max(step - last, 1)
+        last, then = self._last
+        self._last = step, time.perf_counter()
+        seconds = (self._last[1] - then) / max(step - last, 1)
         scalars["images_per_second"] = images / seconds
         self.write(step, scalars)
         if self._bar is not None:
@@ -75,53 +87,58 @@ class MetricWriter:
         else:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
             left = _clock(seconds * (self._steps - step))
-            self.say(f"step {step}/{self._steps}  {shown}  left {left}")
+            self.print(f"step {step}/{self._steps}  {shown}  left {left}")
 
-    def write(self, step: int, values: dict) -> None:
-        """Records values at a step; numbers among them go to TensorBoard too."""
-        values = {name: _jsonable(value) for name, value in values.items()}
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Records numbers, or mappings of numbers, at a step.
+
+        The trackers receive only the finite numbers.
+        """
+        values = {name: _to_json(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, step)
+        scalars = {k: v for k, v in values.items() if isinstance(v, float)}
+        for tracker in self._trackers:
+            tracker.scalars(step, scalars)
 
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Records a picture, uint8 [H, W, 3], in TensorBoard."""
-        self._board.add_image(name, picture, step, dataformats="HWC")
-        self._board.flush()
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Records an image, uint8 [H, W, 3], in the trackers."""
+        for tracker in self._trackers:
+            tracker.image(step, name, image)
 
     def restart_clock(self) -> None:
         """Leaves the time since the last training line out of images per second."""
-        self._at = self._at[0], time.perf_counter()
+        self._last = self._last[0], time.perf_counter()
 
-    def say(self, text: str) -> None:
-        """Prints a line without disturbing the bar."""
+    def print(self, text: str) -> None:
+        """Prints a line without disturbing the progress bar."""
         if self._bar is not None:
             self._bar.write(text)
         elif not self._silent:
             print(text, flush=True)
 
     def __enter__(self) -> "MetricWriter":
-        """The logbook itself."""
+        """Returns itself."""
         return self
 
-    def __exit__(self, *error) -> None:
-        """Closes the files."""
-        self._file.close()
-        self._board.close()
-        if self._bar is not None:
-            self._bar.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the files and finishes the trackers."""
+        self._open.__exit__(kind, error, traceback)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a workdir's `metrics.jsonl`; none if it was not trained."""
+    """Reads the lines of a workdir's `metrics.jsonl`; none if there is no such file."""
     path = Path(workdir) / METRICS
     lines = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError:  # a run that is under way may be writing it
+        except json.JSONDecodeError:  # a run in progress may be writing this line
             continue
     return lines
 
@@ -140,15 +157,16 @@ def _drop_after(path: Path, step: int) -> None:
     write_atomically(path, "".join(kept))
 
 
-def _jsonable(value):
-    """A number or a mapping of numbers as JSON knows them: NaN becomes null."""
+def _to_json(value: Any) -> Any:
+    """A number, or a mapping of numbers, as JSON values: NaN becomes null."""
     if isinstance(value, dict):
-        return {name: _jsonable(item) for name, item in value.items()}
+        return {name: _to_json(item) for name, item in value.items()}
     value = float(value)
     return value if np.isfinite(value) else None
 
 
 def _clock(seconds: float) -> str:
+    """A duration as H:MM:SS or M:SS."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,44 +1,44 @@
-"""What a config trains: the model, its optimizer, its state and its compiled steps."""
+"""The training setup of a config: model, optimizer, state and compiled steps."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from jaxseg.losses import LossFn
 from jaxseg.models import create_model
 from jaxseg.models.freezing import frozen_layers
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import REPLICATED, Parallel
-from jaxseg.training.config import ConfigError, config_section, model_kwargs
+from jaxseg.training.config import Config, ConfigError, config_section, model_kwargs
 from jaxseg.training.optimizer import create_optimizer, create_schedule
 from jaxseg.training.step import batch_statistics, create_state, train_step
 
 
 class TrainingSetup:
-    """The functions of a run, for the devices that it uses; none is compiled yet.
+    """The model, optimizer and step functions of a run, for the devices that it uses.
 
-    They need no data, and the devices need not exist: `state` and `batch` are abstract,
-    and `train_step.lower(state, batch).compile()` reports the cost of a step ahead of
-    time.
+    Nothing is compiled yet, no data is needed, and the devices do not have to exist:
+    `state` and `batch` are abstract, so that `train_step.lower(state, batch).compile()`
+    compiles a step ahead of time.
 
     Attributes:
         model: the network, with float32 logits; for evaluation.
         model_kwargs: its keyword arguments for `create_model`.
         schedule: learning rate by number of updates.
         init: called as `(key=...)`, returns the state before the first step.
-        train_step: see `training.step.train_step`; called with a state, whose memory
-            it reuses, and a batch.
-        batch_statistics: see `training.step.batch_statistics`; called with a state and
-            a batch.
-        state: shapes, types and placements of a state.
-        batch: the same of the global batch (not for `pmap`).
+        train_step: called with a state, whose memory it reuses, and a batch; see
+            `training.step.train_step`.
+        batch_statistics: called with a state and a batch; see
+            `training.step.batch_statistics`.
+        state: shapes, types and placements of the state.
+        batch: shapes, types and placements of the global batch (not for `pmap`).
     """
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Config,
         parallel: Parallel,
         *,
         num_classes: int,
@@ -49,16 +49,16 @@ class TrainingSetup:
         """Builds the model, the optimizer and the steps.
 
         Args:
-            config: as `default_config`, and passed by `check_config`.
-            parallel: the devices and the way to use them.
+            config: as `default_config`, and checked by `check_config`.
+            parallel: the devices and how to use them.
             num_classes: K.
             image_shape: (H, W, C) of a training image.
             normalization: of the images.
             loss_fn: (logits, label) -> (sum, denominator); see `create_loss`.
 
         Raises:
-            ConfigError: if the config names what does not exist, or the images cannot
-                be split over the devices.
+            ConfigError: if a name in the config does not exist, or the images cannot be
+                split over the devices.
         """
         channels = image_shape[2]
         for values in (normalization.mean, normalization.std):
@@ -77,6 +77,11 @@ class TrainingSetup:
             )
         with config_section("optimizer"):
             optimizer = create_optimizer(schedule=self.schedule, **config.optimizer)
+
+        def init_optimizer(params):
+            with config_section("optimizer"):  # patterns that match no parameter
+                return optimizer.init(params)
+
         with config_section("model"):
             model = create_model(
                 **self.model_kwargs,
@@ -93,11 +98,11 @@ class TrainingSetup:
         init = partial(
             create_state,
             model,
-            optimizer,
+            optimizer._replace(init=init_optimizer),
             image_shape=image_shape,
             ema=ema_decay > 0,
         )
-        with config_section("optimizer.lr_multipliers"):
+        with config_section("model"):
             state = jax.eval_shape(init, jax.random.key(0))
         self.state = parallel.abstract(state)
         with config_section("train.freeze_batch_stats"):
@@ -122,7 +127,9 @@ class TrainingSetup:
             name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=parallel.split)
             for name, shape in (("image", (*label, image_shape[2])), ("label", label))
         }
-        # An error in the step appears when it is traced: now, before there is a
-        # workdir. It is still traced only once, except under pmap, which keeps no trace.
+        # Errors in the step appear when it is traced: here, before the workdir is
+        # created. jit keeps the trace, so that the step is traced only once. pmap would
+        # not.
         if parallel.backend != "pmap":
-            self.train_step.eval_shape(self.state, self.batch)
+            compiled: Any = self.train_step
+            compiled.eval_shape(self.state, self.batch)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxseg import data
 from jaxseg.checkpoints.manager import (
@@ -31,7 +30,9 @@ from jaxseg.metadata import RunMetadata
 from jaxseg.metrics import format_table
 from jaxseg.parallel import distributed
 from jaxseg.parallel.mesh import create_parallel
+from jaxseg.training.callbacks import Callback, Callbacks, EarlyStopping, Event
 from jaxseg.training.config import (
+    Config,
     ConfigError,
     check_config,
     class_weights,
@@ -49,64 +50,77 @@ from jaxseg.training.interrupt import Interrupted, StopSignal
 from jaxseg.training.metric_writer import MetricWriter
 from jaxseg.training.setup import TrainingSetup
 from jaxseg.training.step import TrainState
+from jaxseg.training.trackers import find_trackers
 from jaxseg.visualization import overlays
 from jaxseg.weights.mapping import summary
 
 IN_FLIGHT = 2
-"""Steps dispatched ahead of the device: enough to keep it busy, few enough to stop."""
+"""Steps dispatched ahead: enough to keep the device busy, few enough to stop soon."""
 
 
 class NonFiniteLossError(ArithmeticError):
     """The loss or its gradient is infinite or NaN."""
 
 
-def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
-    """Trains, evaluates and saves; called again, goes on exactly where it stopped.
+def run(
+    config: Config, workdir: str, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
+    """Trains, evaluates and saves; if the workdir has a checkpoint, resumes exactly.
 
     Args:
         config: as `default_config`.
-        workdir: folder for checkpoints, metrics and pictures; made if need be. With
-            `config.stages` each has a folder in it, and starts from the one before.
+        workdir: folder for checkpoints, metrics and images; created if needed. With
+            `config.stages`, each stage has a folder in it and starts from the stage
+            before.
+        callbacks: called after steps, evaluations and saves. Each stage starts with
+            the state that they have now.
 
     Returns:
-        The last evaluation, as `Confusion.compute` gives it.
+        The last evaluation, as `Confusion.compute` returns it.
 
     Raises:
         ValueError: if the config, the data or the workdir cannot be used.
         NonFiniteLossError: if the loss or its gradient is infinite or NaN.
-        Interrupted: if SIGTERM or SIGINT came, to any process; the state is saved by
-            then.
-        ConnectionError: if another process is gone.
+        Interrupted: if any process received SIGTERM or SIGINT; a checkpoint was saved.
+        ConnectionError: if another process has ended.
     """
     with distributed.leave_on_error():
         distributed.check_same(flatten_config(config, Path(workdir)))
-        # All are built before the first one runs: what is wrong with the last is found
-        # now.
+        # All stages are set up before the first one runs, so that an error in the last
+        # one appears now.
         runs: list[_Run] = []
         for stage, folder in split_stages(config, Path(workdir)):
             if runs:
                 normalization = runs[-1].metadata.normalization
                 stage.normalization.update(asdict(normalization))
-            runs.append(_Run(stage, folder))
+            runs.append(_Run(stage, folder, callbacks))
         with StopSignal() as stop:
             for earlier in runs[:-1]:
                 earlier.run(stop)
-                # One that came so late that the stage has ended.
+                # A signal that came after the last step of the stage.
                 if signum := distributed.MaxAcrossProcesses(lag=0)(stop.signum or 0):
-                    raise Interrupted(signum, earlier.config.train.steps)
+                    raise Interrupted(signum, earlier.done)
             return runs[-1].run(stop)
 
 
 class _Run:
-    """What the phases of a run share.
+    """A run of one stage.
 
-    All processes do the same, but only the first writes and speaks.
+    All processes do the same, but only the first writes files and prints.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(
+        self, config: Config, workdir: Path, callbacks: Sequence[Callback] = ()
+    ):
         self.config, self.workdir = config, workdir
+        self.done = 0
         self.writes = jax.process_index() == 0
         check_config(config)
+        with config_section("trackers"):
+            self.trackers = find_trackers(config.trackers)
+        if patience := config.train.early_stopping_patience:
+            callbacks = (*callbacks, EarlyStopping(patience))
+        self.callbacks = Callbacks(callbacks)
         with config_section("parallel"):
             self.parallel = create_parallel(**config.parallel)
         for section in ("train", "eval"):
@@ -169,56 +183,81 @@ class _Run:
         )
 
     def run(self, stop: StopSignal) -> dict[str, Any]:
-        """See `run`; between two steps it looks whether there is a signal to stop."""
+        """See `run`; checks for a signal to stop after each step."""
         config, steps = self.config.train, self.config.train.steps
         distributed.check_shared(self.workdir.absolute())
         checkpoints = CheckpointManager(self.workdir)
         largest = distributed.MaxAcrossProcesses(lag=IN_FLIGHT)
         with checkpoints:
             state = self._restore(checkpoints)
-            begun = done = int(state.step)
-            description = self._start_message(state, begun)
-            # Only now: a workdir of another model must stay what it is.
+            start = self.done = int(state.step)
+            description = self._start_message(state, start)
+            # Only now: the workdir of another model must stay as it is.
             if self.writes:
                 write_metadata(self.workdir, self.metadata)
-            writer = MetricWriter(self.workdir, begun, steps, silent=not self.writes)
-            with writer:
-                writer.say(description)
-                pending: deque = deque()  # metrics of steps that were not looked at
-                result = None
-                while done < steps:
+            with MetricWriter(
+                self.workdir, start, steps, self.trackers, silent=not self.writes
+            ) as writer:
+                writer.config(flatten_config(self.config, self.workdir))
+                writer.print(description)
+                pending: deque = deque()  # steps whose metrics are still to be checked
+                result, evaluated = {}, None
+                while self.done < steps and self.callbacks.stop_reason is None:
                     batch = self.parallel.place(next(self.batches))
                     state, metrics = self.setup.train_step(state, batch)
-                    done += 1
-                    pending.append((done, metrics))
+                    self.done += 1
+                    pending.append((self.done, metrics))
                     if len(pending) > IN_FLIGHT:
                         pending[-1 - IN_FLIGHT][1]["loss"].block_until_ready()
+                    self._call("on_step", state, metrics)
 
-                    last = done == steps
-                    # The same in all processes, at the same step: no step is undone.
+                    last = self._is_over()
+                    # The same in all processes at the same step, so that no step is
+                    # undone.
                     signum = largest(stop.signum or 0)
-                    evaluates = last or _due(done, config.eval_every_steps)
-                    saves = evaluates or signum or _due(done, config.save_every_steps)
-                    if saves or _due(done, config.log_every_steps):
+                    evaluates = last or _due(self.done, config.eval_every_steps)
+                    saves = (
+                        evaluates or signum or _due(self.done, config.save_every_steps)
+                    )
+                    if saves or _due(self.done, config.log_every_steps):
                         self._log(writer, pending)
                     miou = None
                     if evaluates:
-                        state, result = self._evaluate(writer, state, done)
-                        miou = result["miou"]
+                        state, result = self._evaluate(writer, state)
+                        evaluated, miou = self.done, result["miou"]
+                        self._call("on_evaluation", state, result)
                         writer.restart_clock()
                     if saves:
-                        checkpoints.save(done, state, self.batches.state(), miou)
-                    if signum and not last:
-                        raise Interrupted(signum, done)
-                if result is None:
-                    writer.say("nothing is left to do; train.steps says how far")
-                    _, result = self._evaluate(writer, state, done, record=False)
+                        checkpoints.save(self.done, state, self._position(), miou)
+                        self._call("on_save", state, {})
+                    if signum and not self._is_over():
+                        raise Interrupted(signum, self.done)
+                if reason := self.callbacks.stop_reason:
+                    writer.print(f"stopped early after step {self.done}: {reason}")
+                elif start == steps:
+                    writer.print("training is complete; to continue, raise train.steps")
+                if evaluated != self.done:
+                    _, result = self._evaluate(writer, state, record=False)
                 checkpoints.wait()
                 if self.writes:
-                    writer.say(self._summary(result))
+                    writer.print(self._summary(result))
         return result
 
-    def _train_batches(self):
+    def _is_over(self) -> bool:
+        finished = self.done >= self.config.train.steps
+        return finished or self.callbacks.stop_reason is not None
+
+    def _call(self, method: str, state: TrainState, metrics: dict[str, Any]) -> None:
+        """Calls a method of all callbacks."""
+        for callback in self.callbacks:
+            getattr(callback, method)(Event(self.done, state, metrics))
+
+    def _position(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the arrays of the state."""
+        callbacks = self.callbacks.state_dict()
+        return self.batches.state() | ({"callbacks": callbacks} if callbacks else {})
+
+    def _train_batches(self) -> data.TrainBatches:
         index, count = self.parallel.process_shard
         return data.train_batches(
             self.train_source,
@@ -231,8 +270,8 @@ class _Run:
             num_threads=self.config.data.num_threads,
         )
 
-    def _restore(self, checkpoints) -> TrainState:
-        """The state to go on from, with the batches at their place."""
+    def _restore(self, checkpoints: CheckpointManager) -> TrainState:
+        """The state to continue from; batches and callbacks are set accordingly."""
         with self._checkpoint_advice():
             found = checkpoints.restore_latest(
                 self.setup.state,
@@ -241,14 +280,17 @@ class _Run:
             )
         if found is not None:
             state, position = found
+            self.callbacks.load_state_dict(position.pop("callbacks", {}))
             self.batches.restore(position)
             return state
+        self.callbacks.load_state_dict({})
         state = self.setup.init(key=jax.random.key(self.config.seed))
         return state if self.pretrained is None else self._initialized(state)
 
     def _initialized(self, state: TrainState) -> TrainState:
         """The state before the first step, with pretrained weights."""
         variables = {"params": state.params, "batch_stats": state.batch_stats}
+        assert self.pretrained is not None
         try:
             with config_section("init_from"):
                 variables, missing, unused = self.pretrained.initialize(
@@ -260,7 +302,7 @@ class _Run:
                     f"{error} Leave config.normalization out, or set it to the former."
                 ) from error
             raise
-        self.pretrained = None  # its arrays are not needed again
+        self.pretrained = None  # frees its arrays
         if self.writes:
             print(
                 f"initialized from {self.config.init_from}; not found there: "
@@ -272,7 +314,7 @@ class _Run:
 
     @contextmanager
     def _checkpoint_advice(self) -> Iterator[None]:
-        """Adds the config keys that help to the errors of restoring a checkpoint."""
+        """Adds the config keys that help to errors of restoring a checkpoint."""
         fresh = (
             "To start a new run from its parameters, use another workdir and "
             f"--config.init_from={self.workdir}."
@@ -283,15 +325,15 @@ class _Run:
             raise CorruptCheckpointError(
                 f"{error} To resume from the checkpoint before it, or from the start "
                 "if there is none, add --config.checkpoint.fallback=True; the damaged "
-                "one is kept under another name."
+                "checkpoint is kept under another name."
             ) from error
         except IncompatibleCheckpointError as error:
             advice = {
                 "weights": fresh,
                 "version": fresh,
-                "batch_size": "train.batch_size is the global batch size: it need not "
-                "change with the number of devices. To resume with another, at the same "
-                "image and the same step of the schedule, add "
+                "batch_size": "train.batch_size is the global batch size: it does not "
+                "have to change with the number of devices. To resume with another one, "
+                "at the same image and the same step of the schedule, add "
                 "--config.checkpoint.accept_batch_size=True.",
                 "leaves": f"{_changed_keys(error.leaves)} differs from when the run "
                 "was started; use another workdir, or the config that the run was "
@@ -300,8 +342,12 @@ class _Run:
             error.args = (f"{error} {advice[error.reason]}",)
             raise
 
-    def _log(self, writer, pending):
-        """Looks at all steps since the last line; stops at the first that is bad."""
+    def _log(self, writer: MetricWriter, pending: deque) -> None:
+        """Checks all steps since the last line, and records their mean loss.
+
+        Raises:
+            NonFiniteLossError: for the first step that is not finite.
+        """
         steps = [step for step, _ in pending]
         metrics = jax.device_get([metrics for _, metrics in pending])
         pending.clear()
@@ -314,8 +360,9 @@ class _Run:
                     f"The {cause} is not finite at step {step} ({shown}, learning rate "
                     f"{self._learning_rate(step):.3g}). Lower "
                     "schedule.learning_rate, add schedule.warmup_steps or set "
-                    "optimizer.clip_norm. The last good checkpoint is kept: the same "
-                    "command goes on from it, and a new workdir starts afresh."
+                    "optimizer.clip_norm. The last good checkpoint is kept: run the "
+                    "same command again to resume from it, or use a new workdir to "
+                    "start over."
                 )
         writer.train(
             steps[-1],
@@ -325,19 +372,27 @@ class _Run:
             learning_rate=self._learning_rate(steps[-1]),
         )
 
-    def _learning_rate(self, step):
-        """The learning rate that step number `step`, from 1, was taken with."""
+    def _learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 1."""
         updates = (step - 1) // self.config.optimizer.accumulate_steps
-        return float(self.setup.schedule(updates))
+        return float(np.asarray(self.setup.schedule(updates)))
 
-    def _evaluate(self, writer, state: TrainState, step: int, record: bool = True):
-        """Scores the validation set; returns the state, its statistics as scored."""
-        config = self.config.eval
+    def _evaluate(
+        self, writer: MetricWriter, state: TrainState, record: bool = True
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Evaluates on the validation split.
+
+        Returns:
+            The state with the statistics that it was evaluated with; the results.
+        """
+        config, step = self.config.eval, self.done
         if config.recompute_batch_stats and record:
-            writer.say(f"step {step}: BatchNorm statistics over the training set")
+            writer.print(
+                f"step {step}: recomputing BatchNorm statistics over the training set"
+            )
             state = state.replace(batch_stats=self._training_statistics(state))
         predictions: dict[int, np.ndarray] = {}
-        # The first process has only its share of the first records.
+        # The first process evaluates only some of the first records.
         within = config.overlays * self.parallel.process_shard[1] if self.writes else 0
 
         def watch(index, prediction, label):
@@ -352,7 +407,7 @@ class _Run:
         if record:
             names = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "iou")
             writer.write(step, {f"val_{name}": result[name] for name in names})
-            writer.say(
+            writer.print(
                 f"step {step}: validation mIoU {result['miou']:.4f}, pixel accuracy "
                 f"{result['pixel_accuracy']:.4f}"
             )
@@ -361,13 +416,14 @@ class _Run:
                 self._write_overlays(writer, step, dict(shown))
         return state, result
 
-    def _training_statistics(self, state: TrainState):
+    def _training_statistics(self, state: TrainState) -> Any:
         """BatchNorm statistics averaged over one epoch of training batches."""
         count = math.ceil(len(self.train_source) / self.config.train.batch_size)
         mean = None
         for k, batch in zip(range(1, count + 1), self._train_batches()):
             stats = self.setup.batch_statistics(state, self.parallel.place(batch))
-            # So written, the mean of equal numbers is that number: frozen ones stay.
+            # In this form the mean of equal numbers is that number, so that frozen
+            # statistics do not change.
             mean = (
                 stats
                 if mean is None
@@ -375,7 +431,9 @@ class _Run:
             )
         return mean
 
-    def _write_overlays(self, writer, step, predictions):
+    def _write_overlays(
+        self, writer: MetricWriter, step: int, predictions: dict[int, np.ndarray]
+    ) -> None:
         records = [self.val_source[index] for index in predictions]
         panel = overlays.validation_panel(
             [record["image"] for record in records],
@@ -384,12 +442,12 @@ class _Run:
             self.info.palette,
             self.info.class_names,
         )
-        writer.picture(step, "validation", panel)
+        writer.image(step, "validation", panel)
         folder = self.workdir / "overlays"
         folder.mkdir(exist_ok=True)
         overlays.write_png(folder / f"step_{step:07}.png", panel)
 
-    def _start_message(self, state: TrainState, begun: int) -> str:
+    def _start_message(self, state: TrainState, start: int) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
         config, processes = self.config, jax.process_count()
         of = f" of {processes} processes" if processes > 1 else ""
@@ -399,14 +457,14 @@ class _Run:
             f"{self.info.name}: {len(self.train_source)} training and "
             f"{len(self.val_source)} validation images, {self.info.num_classes} classes"
         ]
-        if begun:
-            lines.append(f"resuming after step {begun} of {config.train.steps}")
+        if start:
+            lines.append(f"resuming after step {start} of {config.train.steps}")
             changes = config_changes(config, self.workdir)
             if changes:
-                lines.append("since the last start the config has changed")
+                lines.append("changes to the config since the last start:")
                 lines += [f"  {change}" for change in changes]
         elif (self.workdir / METADATA).is_file():
-            lines.append("the workdir has no whole checkpoint: from the start again")
+            lines.append("the workdir has no complete checkpoint: starting over")
         return "\n".join(lines)
 
     def _summary(self, result: dict[str, Any]) -> str:
@@ -417,26 +475,26 @@ class _Run:
             format_table(result),
             "",
             f"best checkpoint: step {best}, in {self.workdir}/checkpoints",
-            f"metrics: {self.workdir}/metrics.jsonl and TensorBoard's in "
-            f"{self.workdir}/tensorboard",
+            f"metrics: {self.workdir}/metrics.jsonl",
         ]
-        if self.config.eval.overlays:
-            lines.append(f"pictures: {self.workdir}/overlays")
+        for name, folder in (("TensorBoard", "tensorboard"), ("images", "overlays")):
+            if (self.workdir / folder).is_dir():
+                lines.append(f"{name}: {self.workdir}/{folder}")
         return "\n".join(lines)
 
 
 def _changed_keys(leaves: tuple[str, ...]) -> str:
-    """Keys of the config that decide which arrays these parts of a state have."""
+    """Keys of the config that decide which arrays a state has, for those given."""
     keys = {
         "params": "config.model",
         "batch_stats": "config.model",
         "opt_state": "config.optimizer",
         "ema": "config.train.ema_decay",
     }
-    parts = {name.partition("/")[0] for name in leaves}
-    # The rest of a state has the shapes of its parameters.
-    parts = parts & {"params"} or parts
-    return " and ".join(sorted({keys[part] for part in parts}))
+    fields = {name.partition("/")[0] for name in leaves}
+    # The other fields have arrays of the parameters' shapes.
+    fields = fields & {"params"} or fields
+    return " and ".join(sorted({keys[field] for field in fields}))
 
 
 def _due(step: int, every: int) -> bool:

@@ -12,9 +12,11 @@ def suggest_name(name: str, known: Iterable[str]) -> str:
         known: all names that exist.
 
     Returns:
-        "; did you mean ...? Known: ..." or ". Known: ...".
+        "; did you mean ...? Known: ...", ". Known: ..." or "; none is known.".
     """
     known = tuple(known)
+    if not known:
+        return "; none is known."
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(known)}."

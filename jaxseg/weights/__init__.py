@@ -1,1 +1,1 @@
-"""Foreign weights into our variables: files, names, surgery."""
+"""Weights of other libraries: reading files, mapping names, changing architectures."""

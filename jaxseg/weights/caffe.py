@@ -1,10 +1,11 @@
-"""Caffe's nets: which of their tensors each of our variables is made of.
+"""Name mappings of Caffe's networks.
 
-The nets see BGR. Their first kernels are reversed, so that ours see RGB.
+The networks expect BGR. Their first kernels are reversed, so that ours expect RGB.
 
-Two things are not in a file. BVLC's AlexNet has CaffeNet's tensors, but normalizes
-before its poolings, and ours after. And SegNet's BatchNorm is a scale and a shift, those
-of inference only if the authors' compute_bn_statistics.py wrote the file.
+Two things cannot be seen in a file. BVLC's AlexNet has the same tensors as CaffeNet, but
+normalizes before its poolings instead of after them, as ours does. And SegNet's
+BatchNorm consists of a scale and a shift, which are those of inference only if the file
+was written by the authors' compute_bn_statistics.py.
 
 Source: the prototxts of BVLC/caffe (bvlc_reference_caffenet, bvlc_googlenet),
 VGG_ILSVRC_16_layers, shelhamer/fcn.berkeleyvision.org, alexgkendall/SegNet-Tutorial and
@@ -23,7 +24,13 @@ from jaxseg.models.encoders.vgg import DEPTHS
 from jaxseg.models.layers import batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
 from jaxseg.ops.image_normalization import Normalization
-from jaxseg.weights.layer_map import DENSE_AS_CONVOLUTIONS, FIXED_ENCODERS, SUBSAMPLED
+from jaxseg.weights.layer_map import (
+    DENSE_AS_CONVOLUTIONS,
+    FCN_UPSCORES,
+    FIXED_ENCODERS,
+    SUBSAMPLED,
+    VGG16,
+)
 from jaxseg.weights.mapping import (
     CAFFE,
     Mapping,
@@ -31,6 +38,7 @@ from jaxseg.weights.mapping import (
     WeightsError,
     conv,
     conv_bgr,
+    conv_transpose,
     dense,
 )
 from jaxseg.weights.surgery import dense_from_chw, dense_to_conv, subsample_dense
@@ -39,20 +47,15 @@ Sources = dict[str, Source]
 Make = Callable[..., np.ndarray]
 
 
-def _minus(red: float, green: float, blue: float) -> dict[str, tuple[float, ...]]:
-    return {"mean": (red, green, blue), "std": (1.0, 1.0, 1.0)}
+def _minus(red: float, green: float, blue: float) -> Normalization:
+    return Normalization((red, green, blue), (1.0, 1.0, 1.0))
 
 
 RAW = _minus(0.0, 0.0, 0.0)
-"""SegNet's nets take pixels as they are."""
+"""SegNet's networks do not normalize images."""
 
 DEEPLAB = _minus(122.675, 116.669, 104.008)
 
-VGG16 = {
-    f"stage{stage}/conv{i}": f"conv{stage}_{i}"
-    for stage, depth in enumerate(DEPTHS, start=1)
-    for i in range(1, depth + 1)
-}
 CAFFENET = {
     "stage1/conv1": "conv1",
     "stage2/conv1": "conv2",
@@ -76,7 +79,7 @@ GOOGLENET = {
         "project": "pool_proj",
     }.items()
 }
-"""Convolutions, by their paths in our encoders; the first sees the image."""
+"""Convolutions, by their paths in our encoders; the first one is applied to images."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,18 @@ class Net:
 
     Attributes:
         name: for messages.
-        encoder: layers by the paths of our encoder's convolutions.
-        head: layers by the paths of our head's; the one that gives the scores is last.
+        encoder: names of layers by the paths of our encoder's convolutions.
+        head: names of layers by the paths in our head; the last one gives the scores.
         normalization: that the weights were trained with.
-        side: of the map that fc6 covers, in cells; None where there is none.
-        ignored: globs of tensors that serve training alone.
+        side: of the map under fc6, in cells; 1 if there is no fc6.
+        ignored: globs of tensors that are used in training only.
     """
 
     name: str
     encoder: dict[str, str]
     head: dict[str, str]
     normalization: Normalization
-    side: int | None = None
+    side: int = 1
     ignored: tuple[str, ...] = ()
 
 
@@ -114,44 +117,35 @@ CLASSIFIERS = {
     "vgg16": _VGG16,
     "vgg16_bn": _VGG16,
 }
-"""By our encoders' names. VGG16 has no BatchNorm to give; that stays as it starts."""
-
-SKIPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2, "fcn8s_atonce": 2}
-UPSCORES = (
-    ("upscore",),
-    ("upscore2", "upscore16"),
-    ("upscore2", "upscore_pool4", "upscore8"),
-)
-"""FCN's enlargements, deepest first, by the number of skips."""
+"""By the names of our encoders. VGG16 has no BatchNorm; it keeps its initial values."""
 
 SCALES = {"score_pool4": ("scale_pool4", 0.01), "score_pool3": ("scale_pool3", 0.0001)}
 """Layers before the scores of FCN-8s-atonce, and their constants."""
 
 
 def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
-    """What files of Caffe can give to a model.
+    """The mappings from Caffe's files to a model.
 
     Args:
-        model: the arguments of `create_model`, with `name` and `encoder`; or
-            "classifier" as the name for `create_classifier`.
+        model: keyword arguments of `create_model`, with `name` and `encoder`; or with
+            the name "classifier" for `create_classifier`.
 
     Returns:
-        Mappings, those of whole models first; none if Caffe has nothing for it.
+        Mappings, those of whole models first; none if there are no such files.
     """
     name, encoder = model["name"], model["encoder"]
-    net = CLASSIFIERS.get(FIXED_ENCODERS.get(name, encoder))
+    net = CLASSIFIERS.get(FIXED_ENCODERS.get(name, encoder) or "")
     if name == "classifier":
         # There is no VGG16 with BatchNorm.
         return (_whole(net),) if net and encoder != "vgg16_bn" else ()
     whole: tuple[Mapping, ...] = ()
-    if name in SKIPS and (
-        encoder == "vgg16" or (name, encoder) == ("fcn32s", "alexnet")
-    ):
+    is_fcn = name in FCN_UPSCORES and encoder == "vgg16"
+    if net and (is_fcn or (name, encoder) == ("fcn32s", "alexnet")):
         whole = (_fcn(name, net, learned=bool(model.get("learned"))),)
     elif name == "segnet":
         whole = (_segnet(),)
     elif name == "segnet_basic":
-        # In the tutorial, and in the trained model that comes with it.
+        # The names in the tutorial, and in the trained model that comes with it.
         scores = ("conv_classifier", "dense_softmax_inner_prod")
         whole = tuple(map(_segnet_basic, scores))
     elif name == "deeplab_largefov":
@@ -173,8 +167,8 @@ def _whole(net: Net) -> Mapping:
 def _into_encoder(name: str, net: Net) -> Mapping:
     """From a classifier to the encoder of a model, and to its dense layers."""
     sources = _encoder(net)
-    if net.side is not None:
-        for ours, theirs in DENSE_AS_CONVOLUTIONS.get(name, {}).items():
+    for ours, theirs in DENSE_AS_CONVOLUTIONS.get(name, {}).items():
+        if theirs in net.head:
             side = net.side if theirs == "fc6" else 1
             sources |= _layer(ours, theirs, partial(_as_convolution, side=side))
 
@@ -194,35 +188,35 @@ def _into_encoder(name: str, net: Net) -> Mapping:
 
 
 def _as_convolution(kernel: np.ndarray, side: int) -> np.ndarray:
-    """A dense layer's kernel, which some files have as a convolution's already."""
+    """The kernel of a dense layer, which is a convolution already in some files."""
     return conv(kernel) if kernel.ndim == 4 else dense_to_conv(kernel, side)
 
 
 def _fcn(name: str, net: Net, *, learned: bool) -> Mapping:
-    """A released FCN. What is constant in ours, its file has as tensors."""
-    skips = SKIPS[name]
+    """A released FCN. Its file contains tensors for what is constant in our model."""
+    upscores = FCN_UPSCORES[name]
+    skips = len(upscores) - 1
     sources = _encoder(net)
     for layer in ("fc6", "fc7"):
         sources |= _layer(f"neck/block/{layer}", layer)
     scores = {"neck/score": "score_fr"}
     scores |= {f"decoder/skips_{i}/project": f"score_pool{4 - i}" for i in range(skips)}
-    upscores = UPSCORES[skips]
     for i, ((ours, theirs), upscore) in enumerate(zip(scores.items(), upscores)):
         constants: dict[str, Make] = {}
         if learned and i < skips:
             path = f"params/decoder/upsamplers_{i}/conv/kernel"
-            sources[path] = Source((f"{upscore}/0",), _transposed)
+            sources[path] = Source((f"{upscore}/0",), conv_transpose)
         else:
             constants[upscore] = _bilinear
         if name == "fcn8s_atonce" and theirs in SCALES:
             layer, value = SCALES[theirs]
             constants[layer] = partial(np.full_like, fill_value=value)
         sources |= _layer(ours, theirs)
-        # The scores answer for the constants around them, so that both are needed or
-        # both start afresh.
+        # The constants are checked together with the scores, so that both are needed,
+        # or neither with a new head.
         sources[f"params/{ours}/kernel"] = Source(
             (f"{theirs}/0", *(f"{layer}/0" for layer in constants)),
-            partial(_among, constants),
+            partial(_checked, constants),
         )
     title = f"FCN-{name.removeprefix('fcn').replace('_', '-')} on {net.name}"
     return replace(
@@ -230,29 +224,24 @@ def _fcn(name: str, net: Net, *, learned: bool) -> Mapping:
     )
 
 
-def _among(
+def _checked(
     constants: dict[str, Make], kernel: np.ndarray, *tensors: np.ndarray
 ) -> np.ndarray:
-    """A convolution's kernel, once the other tensors are found to be as in our net."""
+    """The kernel of a convolution, if the other tensors equal our constants."""
     for (layer, expected), tensor in zip(constants.items(), tensors):
         if not np.allclose(tensor, expected(tensor), rtol=1e-5, atol=1e-8):
             raise WeightsError(
-                f"{layer} is fixed in this model, a bilinear interpolation or a "
-                "constant factor, and differs in the file (with learned=True, kernels "
-                "between skips are taken as they are)"
+                f"{layer} is fixed in this model (a bilinear interpolation or a "
+                "constant factor), but differs in the file; with learned=True, the "
+                "upsampling kernels before skips are read from the file"
             )
     return conv(kernel)
 
 
 def _bilinear(kernel: np.ndarray) -> np.ndarray:
-    """The kernel of this shape, [C, C, k, k], that interpolates each channel alone."""
+    """The kernel [C, C, k, k] that interpolates each channel bilinearly."""
     channels, _, side, _ = kernel.shape
     return np.multiply.outer(np.eye(channels), bilinear_kernel(side))
-
-
-def _transposed(kernel: np.ndarray) -> np.ndarray:
-    """[Cin, Cout, kh, kw] of Caffe's deconvolution to [kh, kw, Cin, Cout]."""
-    return kernel.transpose(2, 3, 0, 1)
 
 
 def _segnet() -> Mapping:
@@ -261,7 +250,7 @@ def _segnet() -> Mapping:
         for i in range(depth):
             theirs = f"conv{len(DEPTHS) - block}_{depth - i}_D"
             layers[f"decoder/blocks_{block}/conv{i + 1}"] = theirs
-    # The very last has no BatchNorm, and gives the scores.
+    # The last layer gives the scores, and has no BatchNorm.
     _, scores = layers.popitem()
     return _normalized("SegNet", layers, scores)
 
@@ -274,7 +263,7 @@ def _segnet_basic(scores: str) -> Mapping:
 
 
 def _normalized(title: str, layers: dict[str, str], scores: str) -> Mapping:
-    """A net of convolutions that each have a BatchNorm, and one that has none."""
+    """A network of convolutions with BatchNorm, and a last one without."""
     sources = _convolutions(layers) | _layer("head", scores)
     for ours, theirs in layers.items():
         scale, shift = f"{theirs}_bn/0", f"{theirs}_bn/1"
@@ -287,7 +276,7 @@ def _normalized(title: str, layers: dict[str, str], scores: str) -> Mapping:
 
 
 UNIT = 1.0 - batch_norm.keywords["epsilon"]
-"""The variance for which BatchNorm divides by 1: its sum with epsilon, in float32 too."""
+"""The variance whose sum with epsilon is 1, also in float32."""
 
 
 def _largefov(scores: str) -> Mapping:
@@ -297,7 +286,9 @@ def _largefov(scores: str) -> Mapping:
     return _mapping("DeepLab-LargeFOV", sources, DEEPLAB, scores)
 
 
-def _mapping(title: str, sources: Sources, normalization, scores: str) -> Mapping:
+def _mapping(
+    title: str, sources: Sources, normalization: Normalization, scores: str
+) -> Mapping:
     return Mapping(
         name=f"Caffe's {title}",
         find=lambda path, shape: sources.get(path),
@@ -311,7 +302,7 @@ def _encoder(net: Net) -> Sources:
 
 
 def _convolutions(layers: dict[str, str]) -> Sources:
-    """Of layers by their paths, of which the first sees the image."""
+    """Sources of convolutions by their paths; the first one is applied to images."""
     sources: Sources = {}
     for ours, theirs in layers.items():
         sources |= _layer(ours, theirs, conv if sources else conv_bgr)
@@ -319,7 +310,7 @@ def _convolutions(layers: dict[str, str]) -> Sources:
 
 
 def _layer(ours: str, theirs: str, make: Make = conv) -> Sources:
-    """Kernel and bias."""
+    """Sources of a kernel and a bias."""
     return {
         f"params/{ours}/kernel": Source((f"{theirs}/0",), make),
         f"params/{ours}/bias": Source((f"{theirs}/1",), _vector),
@@ -327,7 +318,7 @@ def _layer(ours: str, theirs: str, make: Make = conv) -> Sources:
 
 
 def _vector(tensor: np.ndarray) -> np.ndarray:
-    """[C] from [1, C, 1, 1], and the like."""
+    """A vector [C], from [1, C, 1, 1] or similar shapes."""
     return tensor.reshape(max(tensor.shape))
 
 

@@ -1,7 +1,7 @@
-"""Caffe's weight files, read without Caffe.
+"""Reading of Caffe's weight files without Caffe.
 
-A .caffemodel is a protobuf message: a net of named layers, each with blobs of numbers.
-The few fields of it that hold weights are described here.
+A .caffemodel is a protobuf message: a network of named layers, each with blobs of
+numbers. Only the fields that contain weights are described here.
 
 Source: caffe.proto of BVLC/caffe.
 """
@@ -9,6 +9,7 @@ Source: caffe.proto of BVLC/caffe.
 import math
 import os
 from functools import cache
+from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -16,8 +17,8 @@ from google.protobuf.message import DecodeError
 
 from jaxseg.weights.mapping import WeightsError
 
-# Each message's fields: number, name and type. Lists of numbers are read as the bytes
-# that they are when packed, as Caffe writes them, and need no Python object a number.
+# The number, name and type of each field. Lists of numbers are read as packed bytes, as
+# Caffe writes them, which avoids a Python object per number.
 _MESSAGES = {
     "BlobShape": ((1, "dim", "repeated int64"),),
     "BlobProto": (
@@ -50,32 +51,33 @@ _KERNEL_AXES = {4: 4, 39: 4, 14: 2} | {
     b"Deconvolution": 4,
     b"InnerProduct": 2,
 }
-"""Axes of the kernels of each type of layer, in V1 layers and in newer ones."""
+"""Number of axes of the kernel of each layer type, of V1 and of newer layers."""
 
 
 def read_caffe(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads the weights of a .caffemodel, of V1 layers or newer.
+    """Reads the weights of a .caffemodel with V1 or newer layers.
 
-    Blobs from before Caffe knew shapes have four axes, ones in front; they get the
-    axes that their layer's blobs have today, two of a dense kernel and one of a bias.
+    Old blobs without shapes have four axes, with leading ones; they get the axes of new
+    blobs, such as two for a dense kernel and one for a bias.
 
     Args:
         path: of the file.
 
     Returns:
-        float32 arrays by layer and number, "conv1_1/0" the kernel, "conv1_1/1" the bias.
+        float32 arrays by layer and number, such as "conv1_1/0" for the kernel and
+        "conv1_1/1" for the bias.
 
     Raises:
-        WeightsError: if the file is no .caffemodel, is damaged, or has no weights.
+        WeightsError: if the file is not a .caffemodel, is damaged, or has no weights.
     """
     with open(path, "rb") as file:
         content = file.read()
-    net = _message_class("NetParameter")()
+    net: Any = _message_class("NetParameter")()
     try:
         net.ParseFromString(content)
     except DecodeError as error:
         raise WeightsError(
-            f"{path} is no .caffemodel, or is damaged: {error}."
+            f"{path} is not a .caffemodel, or is damaged: {error}."
         ) from error
     tensors: dict[str, np.ndarray] = {}
     for layer in (*net.layers, *net.layer):
@@ -83,24 +85,24 @@ def read_caffe(path: str | os.PathLike) -> dict[str, np.ndarray]:
             try:
                 name = f"{layer.name.decode()}/{i}"
                 if name in tensors:
-                    raise ValueError("is there twice")
+                    raise ValueError("occurs twice")
                 axes = _KERNEL_AXES.get(layer.type, 1) if i == 0 else 1
                 tensors[name] = _array(blob, axes)
             except ValueError as error:
                 raise WeightsError(
-                    f"{path} is no .caffemodel, or is damaged: blob {i} of layer "
+                    f"{path} is not a .caffemodel, or is damaged: blob {i} of layer "
                     f"{layer.name!r} {error}."
                 ) from error
     if not tensors:
         raise WeightsError(
-            f"{path} has no layer with weights; is it a .caffemodel, and of a net that "
-            "has been trained?"
+            f"{path} has no layer with weights; use the .caffemodel of a trained "
+            "network."
         )
     return tensors
 
 
 def _array(blob, axes: int) -> np.ndarray:
-    """A blob's numbers in its shape; `axes` is the least that an old blob has."""
+    """The array of a blob; old blobs keep at least `axes` axes."""
     if blob.HasField("shape"):
         shape = tuple(blob.shape.dim)
     else:
@@ -109,11 +111,11 @@ def _array(blob, axes: int) -> np.ndarray:
             shape = shape[1:]
     single, double = b"".join(blob.data), b"".join(blob.double_data)
     if single and double:
-        raise ValueError("has both single and double numbers")
+        raise ValueError("has both float and double numbers")
     if len(single) % 4 or len(double) % 8:
         raise ValueError("ends in the middle of a number")
     values = np.frombuffer(double, "<f8") if double else np.frombuffer(single, "<f4")
-    # Compared as whole numbers of Python, which do not overflow.
+    # Compared as Python integers, which do not overflow.
     if min(shape, default=1) < 1 or math.prod(shape) != values.size:
         raise ValueError(f"has {values.size} numbers for the shape {shape}")
     with np.errstate(over="ignore"):  # infinite, as in Caffe
@@ -122,7 +124,7 @@ def _array(blob, axes: int) -> np.ndarray:
 
 @cache
 def _message_class(name: str):
-    """The protobuf class of one of `_MESSAGES`."""
+    """The protobuf class of a message in `_MESSAGES`."""
     file = descriptor_pb2.FileDescriptorProto(
         name="jaxseg/caffe.proto", package="caffe", syntax="proto2"
     )

@@ -1,6 +1,6 @@
-"""Weight files of any kind to arrays by name, and our own kind written.
+"""Reading weight files of all kinds, and writing safetensors.
 
-What a file is, its content says; suffixes are not looked at.
+The kind of a file is determined by its content, not by its suffix.
 """
 
 import io
@@ -27,26 +27,25 @@ _NPY_HEADERS = {
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a weight file of torch, Caffe, NumPy or safetensors.
+    """Reads a weight file of PyTorch, Caffe, NumPy or safetensors.
 
     Args:
-        path: a .pth or .pt of either layout, .safetensors, .npz, .npy (one array, named
-            as the file is) or .caffemodel, whatever its name.
+        path: a .pth or .pt (zipped or legacy), .safetensors, .npz, .npy (one array,
+            named like the file) or .caffemodel, with any suffix.
 
     Returns:
-        Arrays by the file's own names, of its own types and layouts.
+        Arrays by name, with the names, dtypes and layouts of the file.
 
     Raises:
-        WeightsError: if it is none of these or damaged, or would run code.
+        WeightsError: if the file is none of these, is damaged, or would run code.
     """
     path = Path(path)
     if path.is_dir():
         raise WeightsError(
-            f"{path} is a folder, not a weight file; a workdir is given to init_from or "
-            "jaxseg.load as it is."
+            f"{path} is a folder, not a weight file; open workdirs with jaxseg.load."
         )
     if not path.is_file():
-        raise WeightsError(f"There is no file {path}.")
+        raise WeightsError(f"The file {path} does not exist.")
     with guarded(path):
         with open(path, "rb") as file:
             start = file.read(16)
@@ -63,7 +62,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except WeightsError as error:
         begins = f"begins with {start!r}" if start else "is empty"
         raise WeightsError(
-            f"{path} is none of the files that are read (.pth, .pt, .safetensors, .npz, "
+            f"{path} is not a supported weight file (.pth, .pt, .safetensors, .npz, "
             f".caffemodel), or is damaged: it {begins}. (As a .caffemodel: {error})"
         ) from error
 
@@ -73,25 +72,25 @@ def write_safetensors(
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes a .safetensors file, whole or not at all.
+    """Writes a .safetensors file atomically.
 
     Args:
-        path: of the file; one that is there is replaced.
+        path: of the file; an existing file is replaced.
         tensors: arrays by name.
-        metadata: of the file's header.
+        metadata: for the header of the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     with atomic_path(path) as temporary:
-        safetensors.numpy.save_file(whole, temporary, dict(metadata))
+        safetensors.numpy.save_file(arrays, temporary, dict(metadata))
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The metadata in a .safetensors file's header; empty in files of other kinds.
+    """The metadata in the header of a .safetensors file; empty for other files.
 
     Raises:
-        WeightsError: if the file is not there, or damaged.
+        WeightsError: if the file does not exist or is damaged.
     """
     with guarded(path):
         with open(path, "rb") as file:
@@ -116,14 +115,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npy(content: bytes) -> np.ndarray:
-    """An array of numbers; unlike NumPy's reader, it makes room for what is there."""
+    """Reads an array of numbers; memory is bounded by the content, unlike in NumPy."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     shape, by_columns, dtype = _NPY_HEADERS[version](stream)
     if dtype.kind not in "biufc":
         raise WeightsError(
-            f"holds an array of {dtype}, not of numbers; pickled objects are not read, "
-            "and bfloat16 is kept by safetensors alone."
+            f"contains an array of {dtype}, not of numbers; pickled objects are not "
+            "supported, and bfloat16 needs safetensors."
         )
     if min(shape, default=0) < 0:
         raise WeightsError("is damaged: it has a negative size.")

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it, for inference."""
+"""Folding of BatchNorm into the preceding convolutions, for inference."""
 
 from collections import Counter
 from typing import Any
@@ -13,39 +13,38 @@ from jaxseg.utils.trees import flatten, replace_leaves
 from jaxseg.weights.mapping import WeightsError
 
 LINEAR = (nn.Conv, nn.ConvTranspose, nn.Dense, ConvTranspose)
-"""Layers whose kernels have the output's channels last, whatever their groups."""
+"""Layers whose kernels have the output channels last, with any number of groups."""
 
 
 def fold_batch_norm(
     model: nn.Module, variables: Any, image_shape: tuple[int, int, int] = (64, 64, 3)
 ) -> Any:
-    """Variables with which the same module gives the same, without its statistics.
+    """Folds every BatchNorm into the layer before it; the module's output is unchanged.
 
-    In inference a BatchNorm behind y = w x + b is y' = g y + d, with
+    In inference a BatchNorm after y = w x + b computes y' = g y + d, where
 
-        g = scale / sqrt(var + epsilon)    d = bias - g mean
+        g = scale / sqrt(var + epsilon)    d = bias - g * mean
 
-    so w becomes g w and, where the layer has a bias, b becomes g b + d. The BatchNorm
-    is left with mean 0, scale 1, var 1 - epsilon and the bias 0: the identity. Where
-    the layer has no bias the BatchNorm keeps d as its own, and only shifts.
+    so w becomes g w and, if the layer has a bias, b becomes g b + d. The BatchNorm gets
+    mean 0, scale 1, var 1 - epsilon and bias 0: the identity. If the layer has no bias,
+    the BatchNorm keeps d as its bias.
 
-    Which layer stands before which BatchNorm, and whether nothing else sees what it
-    gives, is read from the traced computation and not from names.
+    The layer before each BatchNorm, and whether its output is used elsewhere, are found
+    by tracing the computation, not by names.
 
     Args:
         model: called as `model.apply(variables, image, train=False)`.
         variables: of the model, float32.
-        image_shape: (H, W, C) of an image that it takes, for the trace alone.
+        image_shape: (H, W, C) of an image, for tracing only.
 
     Returns:
-        Variables of the same structure, as NumPy arrays where they changed. They are
-        not for training: its statistics would be those of other numbers.
+        Variables of the same structure; changed ones are NumPy arrays. They are for
+        inference only.
 
     Raises:
-        WeightsError: if there is a BatchNorm that cannot be folded: one behind
-            something else than a convolution or dense layer, such as one before its
-            convolution, or behind one whose output also goes elsewhere, or which is
-            used more than once; all of them are named.
+        WeightsError: if a BatchNorm cannot be folded, because it does not follow a
+            convolution or dense layer, or because that layer is used more than once or
+            its output is used elsewhere; names all of them.
     """
     leaves, folded = flatten(variables), {}
     pairs = _pairs(model, variables, image_shape)
@@ -53,7 +52,7 @@ def fold_batch_norm(
         kernel, bias = f"params/{layer}/kernel", f"params/{layer}/bias"
         scale, shift = f"params/{norm}/scale", f"params/{norm}/bias"
         mean, var = f"batch_stats/{norm}/mean", f"batch_stats/{norm}/var"
-        # In float64, so that the only rounding is that of the result.
+        # In float64, so that only the result is rounded.
         old = {
             path: np.asarray(leaves[path], np.float64)
             for path in (kernel, bias, scale, shift, mean, var)
@@ -76,13 +75,13 @@ def fold_batch_norm(
 
 
 def _pairs(model, variables, image_shape) -> dict[str, tuple[str, float]]:
-    """From each BatchNorm's path to that of the layer before it, and its epsilon."""
+    """For the path of each BatchNorm, the path of the layer before it, and epsilon."""
     epsilons, inside = {}, []
 
     def mark(call, args, kwargs, context):
         module = context.module
         path = "/".join(module.path)
-        # A class calls its parent's method under the same path: once is enough.
+        # A class may call its parent's method under the same path; mark it once.
         if context.method_name != "__call__" or path in inside:
             return call(*args, **kwargs)
         if isinstance(module, nn.BatchNorm):
@@ -125,20 +124,21 @@ def _pairs(model, variables, image_shape) -> dict[str, tuple[str, float]]:
         if before.get(norm) is None
         or calls[norm] > 1
         or calls[before[norm]] > 1
-        # A kernel may be a constant, and a BatchNorm without parameters.
+        # A kernel may be constant, and a BatchNorm may have no parameters.
         or f"params/{before[norm]}/kernel" not in leaves
         or not {f"params/{norm}/scale", f"params/{norm}/bias"} <= leaves.keys()
     ]
     if wrong:
         raise WeightsError(
-            "These BatchNorm layers cannot be folded, as they do not stand alone behind "
-            f"one convolution or dense layer: {', '.join(sorted(wrong))}."
+            "These BatchNorm layers cannot be folded, because each must directly follow "
+            "a convolution or dense layer whose output is not used elsewhere: "
+            f"{', '.join(sorted(wrong))}."
         )
     return {norm: (before[norm], epsilon) for norm, epsilon in epsilons.items()}
 
 
 def _nested(jaxpr):
-    """A program and all those that its steps call, such as a rematerialized stage."""
+    """A program and all programs nested in it, such as a rematerialized stage."""
     yield jaxpr
     for eqn in jaxpr.eqns:
         for value in eqn.params.values():

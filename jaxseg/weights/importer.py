@@ -1,4 +1,4 @@
-"""A file of another library, or of our own export, into the variables of a model."""
+"""Loading the weights of another library, or exported by jaxseg, into a model."""
 
 import inspect
 import json
@@ -14,8 +14,9 @@ import numpy as np
 from jaxseg.metadata import MetadataError, RunMetadata
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
-from jaxseg.models.registry import MODELS
+from jaxseg.models.registry import list_models
 from jaxseg.models.variables import abstract_variables, initial_variables
+from jaxseg.utils import registry
 from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights import caffe, files, pytorch_fcn, smp, torchvision
 from jaxseg.weights.mapping import (
@@ -30,10 +31,13 @@ from jaxseg.weights.mapping import (
 
 FAMILIES = (torchvision, pytorch_fcn, smp, caffe)
 CLASSIFIER = "classifier"
-"""In a model's place: an encoder with the head that it was published with."""
+"""Model name for a classifier: an encoder with its published head."""
 
 EXPORT = "jaxseg"
-"""Key of the metadata in the header of a file that `export_weights` wrote."""
+"""Key of the metadata in the header of a file written by `export_weights`."""
+
+HEADS = ("keep", "new")
+"""What to do with the layers that depend on the classes."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class Imported:
     Attributes:
         model: keyword arguments of `create_model`.
         variables: `params` and `batch_stats`.
-        metadata: of the workdir that a file of our own was exported from; None for
-            others.
-        converted: what came from the file, what is new and what was left out.
+        metadata: of the workdir that the file was exported from; None for files of
+            other libraries.
+        converted: the variables from the file, and the names of all others.
     """
 
     model: dict[str, Any]
@@ -56,12 +60,12 @@ class Imported:
 
 @dataclass(frozen=True)
 class FittedFile:
-    """The content of a file of weights, with the mapping that fits it best.
+    """The content of a weight file, with the mapping that fits it best.
 
     Attributes:
         tensors: of the file, by name.
-        mapping: where each variable of the model is among them.
-        model: keyword arguments of `create_model`, with what the file adds to them.
+        mapping: sources of the model's variables among them.
+        model: keyword arguments of `create_model`, including those that the file needs.
     """
 
     tensors: Tensors
@@ -69,19 +73,20 @@ class FittedFile:
     model: dict[str, Any]
 
     def convert(self, variables: Any, *, head: str = "keep") -> Converted:
-        """The variables of a model that exists already, as far as the file has them.
+        """Converts the file to the variables of an existing model.
 
         Args:
             variables: of the model, concrete or abstract.
-            head: as in `import_weights`.
+            head: "keep" or "new", see `import_weights`.
 
         Returns:
-            The leaves that the file gives, by path, and the names of all others.
+            The variables from the file, by path, and the names of all others.
 
         Raises:
-            WeightsError: if the file does not fit; with all names.
+            WeightsError: if the file does not fit; names all variables and tensors.
         """
-        replaced = _replaced(head, self.model)
+        check_head(head)
+        replaced = class_dependent(self.model) if head == "new" else None
         return convert(self.tensors, variables, self.mapping, replaced=replaced)
 
 
@@ -92,30 +97,32 @@ def import_weights(
     head: str = "keep",
     seed: int = 0,
 ) -> Imported:
-    """Reads a file of weights, and makes the model that they fit.
+    """Reads a weight file, and creates the variables of a model from it.
 
     Args:
         path: .pth, .pt, .safetensors, .npz or .caffemodel.
-        model: keyword arguments of `create_model`. Without `num_classes` it is what
-            the file says; what the file's net needs besides (such as FCN's released
-            geometry) is added. {"name": "classifier", "encoder": ...} for a classifier.
-            None for a file of our own, which says it.
-        head: "keep" takes everything over, and everything must be there; "new"
-            leaves the layers that depend on the classes, and those that such files do
-            not have, as they are initialized.
-        seed: of the parameters that are new.
+        model: keyword arguments of `create_model`. Without `num_classes`, the number of
+            classes is read from the file. Further arguments that the file needs, such
+            as FCN's released geometry, are added. For a classifier: {"name":
+            "classifier", "encoder": ...}. None for a file exported by jaxseg, which
+            contains its model.
+        head: "keep" loads all variables, which must all be in the file; "new"
+            initializes the layers that depend on the classes, and variables that such
+            files do not contain.
+        seed: random seed for the variables to initialize.
 
     Returns:
         The model's arguments and variables.
 
     Raises:
-        WeightsError: if the file cannot be read, or does not fit; with all names.
+        WeightsError: if the file cannot be read or does not fit; names all variables
+            and tensors.
     """
     metadata = _exported(path)
     if model is None:
         if metadata is None:
             raise WeightsError(
-                f"{path} does not contain the name of its model; give the model."
+                f"{path} does not contain the name of its model; pass the model."
             )
         model = metadata.model
     channels = 3 if metadata is None else metadata.channels
@@ -125,29 +132,31 @@ def import_weights(
     converted = fitted.convert(like, head=head)
     leaves: dict[str, Any] = converted.variables
     if converted.new:
-        leaves = leaves | _draw(arguments, converted.new, seed, channels)
+        leaves = leaves | _initialize(arguments, converted.new, seed, channels)
     variables = {"params": {}, "batch_stats": {}} | unflatten(leaves)
     return Imported(arguments, variables, metadata, converted)
 
 
 def read_fitting(path: str | os.PathLike, model: MappingType[str, Any]) -> FittedFile:
-    """Reads a file of weights, and finds the mapping that fits a model best.
+    """Reads a weight file, and finds the mapping that fits it best.
 
     Args:
-        path: as `import_weights` takes it.
-        model: keyword arguments of `create_model`; what the file's network needs
-            besides is added.
+        path: see `import_weights`.
+        model: keyword arguments of `create_model`, see `import_weights`.
+
+    Returns:
+        The tensors of the file, the mapping, and the completed model.
 
     Raises:
         WeightsError: if the file cannot be read, or no mapping is known.
     """
-    return FittedFile(*_fit(path, files.read(path), model))
+    return _fit(path, files.read(path), model)
 
 
 def export_weights(
     path: str | os.PathLike, variables: Any, metadata: RunMetadata
 ) -> None:
-    """Writes a model to a safetensors file that `import_weights` takes back.
+    """Writes a model to a safetensors file for `import_weights`.
 
     Args:
         path: of the file.
@@ -159,7 +168,7 @@ def export_weights(
 
 
 def build(model: MappingType[str, Any]) -> nn.Module:
-    """The module that a model's arguments describe, classifiers too."""
+    """Creates a model or a classifier from keyword arguments."""
     if model["name"] != CLASSIFIER:
         return create_model(**model)
     arguments = {k: v for k, v in model.items() if k != "name"}
@@ -171,41 +180,42 @@ def class_dependent(model: MappingType[str, Any]) -> frozenset[str]:
 
     Args:
         model: keyword arguments of `create_model`.
+
+    Returns:
+        The paths, such as "params/head/kernel".
     """
     one, other = (
-        {name: leaf.shape for name, leaf in flatten(_abstract(model | n)).items()}
-        for n in ({"num_classes": 2}, {"num_classes": 3})
+        flatten(_abstract({**model, "num_classes": number})) for number in (2, 3)
     )
-    return frozenset(name for name in one if one[name] != other[name])
+    return frozenset(name for name in one if one[name].shape != other[name].shape)
 
 
-def _replaced(head: str, model: MappingType[str, Any]) -> frozenset[str] | None:
-    """What `convert` takes."""
-    if head not in ("keep", "new"):
-        raise WeightsError(f'head={head!r}: take "keep" or "new".')
-    return class_dependent(model) if head == "new" else None
+def check_head(head: str) -> None:
+    """Raises a WeightsError unless `head` is one of `HEADS`."""
+    if head not in HEADS:
+        raise WeightsError(f'head is {head!r}; it must be "keep" or "new".')
 
 
-def _abstract(model) -> Any:
+def _abstract(model: MappingType[str, Any]) -> Any:
     return abstract_variables(build(model))
 
 
-def _draw(
-    model, names: tuple[str, ...], seed: int, channels: int
+def _initialize(
+    model: MappingType[str, Any], names: tuple[str, ...], seed: int, channels: int
 ) -> dict[str, jax.Array]:
-    """Some of a model's variables as they are initialized; the others are not made."""
+    """Initial values of some of a model's variables; the others are not computed."""
 
     @jax.jit
-    def draw():
+    def initialize():
         module = build(model)
         leaves = flatten(initial_variables(module, jax.random.key(seed), channels))
         return {name: leaves[name] for name in names}
 
-    return draw()
+    return initialize()
 
 
 def _exported(path: str | os.PathLike) -> RunMetadata | None:
-    """The metadata of a file of our own."""
+    """The metadata of a file exported by jaxseg; None for other files."""
     header = files.read_metadata(path)
     if EXPORT not in header:
         return None
@@ -219,13 +229,15 @@ def _exported(path: str | os.PathLike) -> RunMetadata | None:
         raise WeightsError(str(error)) from error
 
 
-def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
-    """What fits best: tensors, mapping, and the model's arguments."""
+def _fit(
+    path: str | os.PathLike, tensors: Tensors, model: MappingType[str, Any]
+) -> FittedFile:
+    """The mapping that fits best, with the tensors and the model's arguments."""
     fits = []
     for mapping in _mappings(path, tensors, model):
-        arguments = {"num_classes": None} | mapping.kwargs | model
-        # Names do not depend on how many classes there are.
-        like = _abstract(arguments | {"num_classes": arguments["num_classes"] or 1})
+        arguments = {"num_classes": None, **mapping.kwargs, **model}
+        # Names do not depend on the number of classes.
+        like = _abstract({**arguments, "num_classes": arguments["num_classes"] or 1})
         fits += [
             (match_fraction(given, mapping, like), given, mapping, arguments)
             for given in _unwrapped(tensors)
@@ -235,14 +247,14 @@ def _fit(path, tensors: Tensors, model: MappingType[str, Any]):
         arguments["num_classes"] = len(tensors[mapping.classes])
     if arguments["num_classes"] is None:
         raise WeightsError(
-            f"{path} does not contain the number of classes; give num_classes, and a "
-            "new head if the file is of a classifier."
+            f"{path} does not contain the number of classes; pass num_classes, and a "
+            "new head if the file contains a classifier."
         )
-    return tensors, mapping, arguments
+    return FittedFile(tensors, mapping, arguments)
 
 
 def _unwrapped(tensors: Tensors) -> list[Tensors]:
-    """The tensors, and the same less what all their names begin with: "model."."""
+    """The tensors, with and without common prefixes of their names, such as "model."."""
     found = [tensors]
     while len({name.partition(".")[0] for name in found[-1]}) == 1 and all(
         "." in name for name in found[-1]
@@ -258,21 +270,23 @@ def _mappings(path, tensors: Tensors, model: MappingType[str, Any]) -> list[Mapp
         normalization = exported.normalization
         own = {name: Source((name,)) for name in tensors}
         return [Mapping(name, lambda path, shape: own.get(path), normalization)]
-    described = {"encoder": _default_encoder(model["name"])} | model
-    mappings = [m for family in FAMILIES for m in family.mappings(described)]
+    completed = {"encoder": _default_encoder(model["name"]), **model}
+    mappings = [m for family in FAMILIES for m in family.mappings(completed)]
     if not mappings:
         raise WeightsError(
-            f"No other library's weights are known for {model['name']} with the "
-            f"encoder {described['encoder']!r}."
+            f"No weights of other libraries are known for {model['name']} with the "
+            f"encoder {completed['encoder']!r}; only files exported by jaxseg can be "
+            "loaded."
         )
     return mappings
 
 
 def _default_encoder(name: str) -> str | None:
-    """What a model's builder takes for its encoder; None where there is no choice."""
+    """The default encoder of a model; None if the model has no argument `encoder`."""
     if name == CLASSIFIER:
         return None
-    if name not in MODELS:
-        create_model(name, 1)  # says which there are
-    parameter = inspect.signature(MODELS[name]).parameters.get("encoder")
+    if name not in list_models():
+        create_model(name, 1)  # raises an error that lists the models
+    builder = registry.lookup("model", name)
+    parameter = inspect.signature(builder).parameters.get("encoder")
     return parameter.default if parameter else None

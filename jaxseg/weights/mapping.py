@@ -1,7 +1,8 @@
-"""From the tensors of a foreign file to the variables of a model, every one accounted for.
+"""Conversion of the tensors of another library's file to the variables of a model.
 
-A variable has its path as name, "params/encoder/stage1/conv1/kernel". A mapping says for
-each one which tensors of the file it is made of, and how.
+Variables are named by their paths, such as "params/encoder/stage1/conv1/kernel". A name
+mapping defines for each variable the tensors of the file that it is computed from, and
+how. Every tensor and every variable must be accounted for.
 """
 
 import collections
@@ -20,27 +21,26 @@ from jaxseg.utils.trees import flatten
 Tensors = MappingType[str, np.ndarray]
 
 IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""torchvision's normalization, RGB in 0..255."""
+"""Normalization of torchvision, RGB in 0..255."""
 
 CAFFE = Normalization((122.67891434, 116.66876762, 104.00698793), (1.0, 1.0, 1.0))
-"""Caffe's ImageNet mean, RGB; its nets see BGR, which reversing the first kernel undoes."""
+"""ImageNet mean of Caffe, RGB. Caffe's networks expect BGR; `conv_bgr` converts them."""
 
-
-FEW = 24
-"""As many names are listed one by one."""
+MAX_LISTED = 24
+"""Largest number of names that are listed one by one."""
 
 
 class WeightsError(ValueError):
-    """A file that does not fit the model, or that is no weight file."""
+    """A weight file does not fit the model, is damaged or is of an unknown kind."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one variable is made of.
+    """The tensors that a variable is computed from.
 
     Attributes:
-        names: tensors of the file.
-        make: from these tensors to the variable, in our layout.
+        names: of the tensors in the file.
+        make: function from these tensors to the variable, in our layout.
     """
 
     names: tuple[str, ...]
@@ -49,20 +49,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Where each variable of one model is in one family of files.
+    """Sources of the variables of one model in one family of files.
 
     Attributes:
         name: for messages, such as "torchvision vgg16".
-        find: from a variable's path and shape to its source; None for a variable that
-            such files do not have, which stays as it was initialized.
+        find: function from a variable's path and shape to its source; None for a
+            variable that such files do not contain, which keeps its initial value.
         normalization: of RGB in 0..255, that the weights were trained with.
-        kwargs: arguments of `create_model` that give the net of the file.
-        dropped: globs of their names that have no place in the model, such as a
-            classifier's last layer; left out by explicit choice only.
-        ignored: globs of their names that serve training alone, such as counters and
-            auxiliary heads; left out whatever the head, and listed unless scalar.
-        classes: the tensor whose first axis is the number of classes; None if the file
-            does not say it.
+        kwargs: arguments of `create_model` that build the network of the file.
+        dropped: globs of tensors that the model has no variable for, such as the last
+            layer of a classifier; they are only dropped with a new head.
+        ignored: globs of tensors that are used in training only, such as counters and
+            auxiliary heads; always dropped, and reported unless scalar.
+        classes: name of the tensor whose first axis is the number of classes; None if
+            the file does not contain it.
     """
 
     name: str
@@ -76,13 +76,13 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Converted:
-    """The variables that a file gave, and what became of the rest.
+    """The variables read from a file.
 
     Attributes:
-        variables: by path, numpy arrays of the model's shapes and types.
-        new: paths that the file does not give.
-        dropped: tensors that the model has no place for.
-        mapping: by which it was done.
+        variables: arrays with the shapes and dtypes of the model, by path.
+        new: paths of the variables that were not read from the file.
+        dropped: names of the tensors that were not used.
+        mapping: the mapping that was used.
     """
 
     variables: dict[str, np.ndarray]
@@ -98,31 +98,33 @@ def convert(
     *,
     replaced: frozenset[str] | None = None,
 ) -> Converted:
-    """Makes the variables of a model from the tensors of a file.
+    """Computes the variables of a model from the tensors of a file.
 
     Args:
         tensors: of the file, by name.
         like: the model's variables, concrete or abstract.
-        mapping: where each is in the file.
-        replaced: paths of variables that are to stay as they were initialized, those
-            that depend on the classes, and with them whatever such files lack or the
-            model has no place for. None: everything must be on both sides.
+        mapping: sources of the variables in the file.
+        replaced: paths of the variables to replace by initial values, for a new head:
+            those that depend on the classes. Then variables that such files do not
+            contain, and tensors that the model has no variable for, are accepted, too.
+            None if every variable and every tensor must be used.
 
     Returns:
-        The variables that were found, and the names of all others on both sides.
+        The variables that were found, and the names of all other variables and tensors.
 
     Raises:
-        WeightsError: if a tensor is missing, left over, or of another shape; all of
-            them are named.
+        WeightsError: if tensors are missing, left over or have another shape; names all
+            of them.
     """
     leaves = flatten(like)
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    sources = {name: mapping.find(name, shape) for name, shape in shapes.items()}
-    lacking = {name for name, source in sources.items() if source is None}
-    new = lacking | (replaced or frozenset())
-    used = {tensor for name in shapes.keys() - new for tensor in sources[name].names}
-    spared = {tensor for name in new - lacking for tensor in sources[name].names} - used
-    rest = tensors.keys() - used - spared
+    found = {name: mapping.find(name, shape) for name, shape in shapes.items()}
+    sources = {name: source for name, source in found.items() if source is not None}
+    new = (shapes.keys() - sources.keys()) | (replaced or frozenset())
+    used = {name for path in sources.keys() - new for name in sources[path].names}
+    unused = {name for path in sources.keys() & new for name in sources[path].names}
+    unused -= used
+    rest = tensors.keys() - used - unused
     ignored = {name for name in rest if _matches(name, mapping.ignored)}
     left = rest - ignored
     dropped = {name for name in left if _matches(name, mapping.dropped)}
@@ -130,10 +132,10 @@ def convert(
     problems = _listed("not in the file", used - tensors.keys())
     problems += _listed("in the file, but not in the model", left - dropped)
     if replaced is None:
-        chosen = "; a new head leaves them out"
-        problems += _listed(f"in the file, without a place{chosen}", dropped)
-        chosen = "; a new head starts them afresh"
-        problems += _listed(f"in the model, but not in such files{chosen}", new)
+        hint = "which only a new head can drop"
+        problems += _listed(f"in the file, but not in the model, {hint}", dropped)
+        hint = "which only a new head can initialize"
+        problems += _listed(f"in the model, but not in such files, {hint}", new)
     if problems:
         raise WeightsError(f"The file does not fit {mapping.name}:{problems}")
 
@@ -143,29 +145,31 @@ def convert(
         given = [tensors[tensor] for tensor in source.names]
         try:
             value = np.asarray(source.make(*given))
-        except ValueError as error:  # of NumPy, about the tensor's shape
-            wrong.append(f"{name} from {_shown(source, given)}: {error}")
+        except ValueError as error:  # raised by NumPy for a wrong shape
+            wrong.append(f"{name} from {_shapes(source, given)}: {error}")
             continue
         if value.shape != shapes[name]:
-            wrong.append(f"{name} is {shapes[name]}, from {_shown(source, given)}")
+            wrong.append(f"{name} is {shapes[name]}, from {_shapes(source, given)}")
         variables[name] = value.astype(leaves[name].dtype)
     if wrong:
         raise WeightsError(
-            f"The file does not fit {mapping.name}:"
-            + _listed("not as it should be", wrong)
+            f"The file does not fit {mapping.name}:" + _listed("wrong shapes", wrong)
         )
-    gone = dropped | (spared & tensors.keys())
-    gone |= {name for name in ignored if tensors[name].ndim}
-    return Converted(variables, tuple(sorted(new)), tuple(sorted(gone)), mapping)
+    dropped |= unused & tensors.keys()
+    dropped |= {name for name in ignored if tensors[name].ndim}
+    return Converted(variables, tuple(sorted(new)), tuple(sorted(dropped)), mapping)
 
 
 def match_fraction(tensors: Tensors, mapping: Mapping, like: Any) -> float:
-    """How well a file fits a mapping, from 0 to 1: the share of names in common.
+    """How well a file fits a mapping: the fraction of names in common.
 
     Args:
         tensors: of the file, by name.
-        mapping: where each variable would be.
+        mapping: sources of the variables in the file.
         like: the model's variables, concrete or abstract.
+
+    Returns:
+        A number from 0 to 1.
     """
     sources = (
         mapping.find(name, tuple(leaf.shape)) for name, leaf in flatten(like).items()
@@ -175,17 +179,36 @@ def match_fraction(tensors: Tensors, mapping: Mapping, like: Any) -> float:
 
 
 def conv(kernel: np.ndarray) -> np.ndarray:
-    """[Cout, Cin, kh, kw] of torch and Caffe to [kh, kw, Cin, Cout]; groups as well."""
+    """Convolution kernel of PyTorch or Caffe, with or without groups.
+
+    Args:
+        kernel: [Cout, Cin, kh, kw].
+
+    Returns:
+        [kh, kw, Cin, Cout].
+    """
     return kernel.transpose(2, 3, 1, 0)
 
 
 def conv_bgr(kernel: np.ndarray) -> np.ndarray:
-    """A first layer that sees BGR, made to see RGB."""
+    """Like `conv`, for a first layer that expects BGR; the result expects RGB."""
     return conv(kernel[:, ::-1])
 
 
+def conv_transpose(kernel: np.ndarray) -> np.ndarray:
+    """Kernel of a transposed convolution of PyTorch or Caffe.
+
+    Args:
+        kernel: [Cin, Cout, kh, kw].
+
+    Returns:
+        [kh, kw, Cin, Cout].
+    """
+    return kernel.transpose(2, 3, 0, 1)
+
+
 def dense(kernel: np.ndarray) -> np.ndarray:
-    """[out, in] to [in, out]."""
+    """Kernel of a dense layer, [out, in], as [in, out]."""
     return kernel.T
 
 
@@ -194,13 +217,16 @@ def _matches(name: str, globs: tuple[str, ...]) -> bool:
 
 
 def summary(names: Iterable[str]) -> str:
-    """Names for the eye: all of a few, and of many how many begin alike.
+    """A readable list of names: all names if they are few, else counts by prefix.
 
     Args:
         names: of variables, with "/", or of tensors, with ".".
+
+    Returns:
+        Such as "a, b" or "params/decoder/* (30), params/head/* (2)".
     """
     names = sorted(names)
-    if len(names) <= FEW:
+    if len(names) <= MAX_LISTED:
         return ", ".join(names)
     counts = collections.Counter(
         re.sub(r"^(.*?[/.].*?[/.]).*", r"\1*", n) for n in names
@@ -209,9 +235,9 @@ def summary(names: Iterable[str]) -> str:
 
 
 def _listed(title: str, names) -> str:
-    """A line that names them; nothing if there are none."""
+    """A line that lists the names; empty if there are none."""
     return f"\n  {title}: {summary(names)}" if names else ""
 
 
-def _shown(source: Source, tensors: list[np.ndarray]) -> str:
+def _shapes(source: Source, tensors: list[np.ndarray]) -> str:
     return ", ".join(f"{n} {t.shape}" for n, t in zip(source.names, tensors))

@@ -1,8 +1,8 @@
 """State dicts of wkentaro/pytorch-fcn: FCN32s, FCN16s, FCN8s and FCN8sAtOnce.
 
-They are the authors' released nets layer for layer: 100 zeros around images in BGR,
-and crops. Where our enlargements are fixed they have no weights; the file's are read
-all the same, to see that they are what ours are, bilinear in each class for itself.
+They have the layers of the authors' released networks: 100 zeros around images in BGR,
+and crops. Where our upsampling is fixed, it has no weights; the weights in the file are
+read nevertheless, to check that they are the same bilinear interpolation of each class.
 """
 
 from collections.abc import Mapping as MappingType
@@ -12,17 +12,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxseg.models.encoders.vgg import DEPTHS
 from jaxseg.models.upsamplers import bilinear_init
-from jaxseg.weights.mapping import CAFFE, Mapping, Source, WeightsError, conv, conv_bgr
-from jaxseg.weights.torch_modules import find_by_module
+from jaxseg.weights.layer_map import FCN_UPSCORES, VGG16
+from jaxseg.weights.mapping import (
+    CAFFE,
+    Mapping,
+    Source,
+    WeightsError,
+    conv,
+    conv_bgr,
+    conv_transpose,
+)
+from jaxseg.weights.torch_modules import find_by_module, prefixed
 
 MODULES = {
-    **{
-        f"encoder/stage{stage}/conv{i}": f"conv{stage}_{i}"
-        for stage, depth in enumerate(DEPTHS, start=1)
-        for i in range(1, depth + 1)
-    },
+    **prefixed("encoder/", "", VGG16),
     "neck/block/fc6": "fc6",
     "neck/block/fc7": "fc7",
     "neck/score": "score_fr",
@@ -30,37 +34,29 @@ MODULES = {
     "decoder/skips_1/project": "score_pool3",
 }
 
-ENLARGEMENTS = {
-    "fcn32s": ("upscore",),
-    "fcn16s": ("upscore2", "upscore16"),
-    "fcn8s": ("upscore2", "upscore_pool4", "upscore8"),
-    "fcn8s_atonce": ("upscore2", "upscore_pool4", "upscore8"),
-}
-"""Transposed convolutions, coarse to fine; the last is fixed in ours in any case."""
-
 
 def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
-    """What pytorch-fcn's files can give to a model.
+    """The mappings from pytorch-fcn's files to a model.
 
     Args:
-        model: the arguments of `create_model`, with `name` and `encoder`.
+        model: keyword arguments of `create_model`, with `name` and `encoder`.
 
     Returns:
-        One mapping for an FCN on VGG16; none for others.
+        One mapping for an FCN on VGG16; none for other models.
     """
     name = model["name"]
-    if name not in ENLARGEMENTS or model["encoder"] != "vgg16":
+    if name not in FCN_UPSCORES or model["encoder"] != "vgg16":
         return ()
-    *between, last = (f"{layer}.weight" for layer in ENLARGEMENTS[name])
+    *between, last = (f"{layer}.weight" for layer in FCN_UPSCORES[name])
     special = {"encoder/stage1/conv1/kernel": Source(("conv1_1.weight",), conv_bgr)}
     if model.get("learned"):
         fixed = [last]
         for i, weight in enumerate(between):
             path = f"decoder/upsamplers_{i}/conv/kernel"
-            special[path] = Source((weight,), _transposed)
+            special[path] = Source((weight,), conv_transpose)
     else:
         fixed = [*between, last]
-    # Checked with the scores that they enlarge.
+    # Checked together with the scores that they upsample.
     special["neck/score/kernel"] = Source(
         ("score_fr.weight", *fixed), partial(_checked, names=tuple(fixed))
     )
@@ -75,25 +71,18 @@ def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
     )
 
 
-def _transposed(kernel: np.ndarray) -> np.ndarray:
-    """[Cin, Cout, kh, kw] of torch's transposed convolution to [kh, kw, Cin, Cout]."""
-    return kernel.transpose(2, 3, 0, 1)
-
-
 def _checked(
-    scores: np.ndarray, *enlargements: np.ndarray, names: tuple[str, ...]
+    scores: np.ndarray, *upscores: np.ndarray, names: tuple[str, ...]
 ) -> np.ndarray:
-    """The scores' kernel, if the enlargements behind them are the fixed ones."""
-    for name, kernel in zip(names, map(_transposed, enlargements)):
+    """The kernel of the scores, if the upsampling after them equals our fixed one."""
+    for name, kernel in zip(names, map(conv_transpose, upscores)):
         stride = len(kernel) // 2
         bilinear = bilinear_init(stride)(jax.random.key(0), kernel.shape)
         if not np.allclose(kernel, bilinear, atol=1e-5):
             cure = (
-                "of the last enlargement only the fixed one is there"
+                "in this model the last upsampling is fixed"
                 if name == names[-1]
                 else "build the model with learned=True"
             )
-            raise WeightsError(
-                f"{name} was trained away from bilinear interpolation; {cure}."
-            )
+            raise WeightsError(f"{name} is not a bilinear interpolation; {cure}.")
     return conv(scores)

@@ -1,4 +1,4 @@
-"""Torch's modules and ours: how one's tensors are the other's variables."""
+"""Names and layouts of the tensors of PyTorch's modules, for name mappings."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,10 +14,10 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-"""Our names of a module's variables, and torch's."""
+"""Our names of a module's variables, and PyTorch's."""
 
 COUNTERS = ("*.num_batches_tracked",)
-"""Of BatchNorm; they matter where it has no momentum, and ours has one."""
+"""Counters of BatchNorm, which are only used without momentum; ours has one."""
 
 Make = Callable[..., np.ndarray]
 
@@ -26,16 +26,17 @@ def find_by_module(
     modules: Mapping[str, str],
     special: Mapping[str, Source] = MappingProxyType({}),
 ) -> Callable[[str, tuple[int, ...]], Source | None]:
-    """The `find` of a `Mapping` where each of our modules is one of theirs.
+    """The `find` function of a `Mapping`, from a table of modules.
 
     Args:
-        modules: paths of our modules, "encoder/stem/conv", and what torch calls them.
-        special: sources of single variables that are not the module's tensor in the
-            usual layout, by their own paths without the collection.
+        modules: names of PyTorch's modules by the paths of ours, such as
+            "encoder/stem/conv".
+        special: sources of variables with another layout, by their paths without the
+            collection.
 
     Returns:
         A function from a variable's path and shape to its source; None for a variable
-        of a module that is not listed.
+        of a module that is not in the table.
     """
 
     def find(path: str, shape: tuple[int, ...]) -> Source | None:
@@ -54,14 +55,14 @@ def find_by_module(
 
 
 def prefixed(ours: str, theirs: str, modules: Mapping[str, str]) -> dict[str, str]:
-    """A table of modules inside larger ones.
+    """Prepends prefixes to the names of a table of modules.
 
     Args:
-        ours: put before our paths, such as "encoder/".
-        theirs: put before torch's names, such as "backbone.".
+        ours: prefix of our paths, such as "encoder/".
+        theirs: prefix of PyTorch's names, such as "backbone.".
         modules: the table.
 
     Returns:
-        The table of the larger module's.
+        The table with prefixes.
     """
     return {ours + path: theirs + name for path, name in modules.items()}

@@ -1,14 +1,15 @@
-"""PyTorch's pickles, read without PyTorch and without running what is in them.
+"""Reading of PyTorch's pickles without PyTorch, and without running their code.
 
-A pickle is a program that may call anything. Here it finds nothing to call but the few
-functions below, which only say where a tensor's numbers are; and what it makes is
-bounded by its length.
+A pickle is a program that may call any function. Here it can only call the few
+functions below, which describe where the numbers of a tensor are stored, and the memory
+it can allocate is bounded by its length.
 
 Source: torch/serialization.py; `_rebuild_tensor_v2` and its kin in torch/_utils.py.
 """
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,8 @@ import numpy as np
 from jaxseg.weights.mapping import WeightsError
 
 MOST_BYTES = 2**23
-"""Pickles of state dicts are below 1 MiB; each byte of a hostile one makes an object."""
+"""Pickles of state dicts are below 1 MiB. Each byte of a malicious one may create an
+object."""
 
 _MOST_ARGUMENTS = 8
 _MOST_AXES = 64
@@ -25,7 +27,7 @@ _MOST_AXES = 64
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers in a row under a key, of which those before `start` are not seen."""
+    """A one-dimensional array under a key, which begins at `start`."""
 
     key: str
     dtype: np.dtype
@@ -58,7 +60,8 @@ def _rebuild_typed(
     """`_rebuild_tensor_v3`, for types that have no storage of their own."""
     if metadata:
         raise WeightsError(
-            "has tensors that are conjugated or negated when read; save them resolved."
+            "has tensors with a lazy conjugation or negation; call resolve_conj() and "
+            "resolve_neg() before saving."
         )
     if not (
         isinstance(storage, Storage)
@@ -68,7 +71,7 @@ def _rebuild_typed(
         and len(shape) == len(strides) <= _MOST_AXES
         and all(map(_is_count, (storage.start, offset, *shape, *strides)))
     ):
-        raise WeightsError("is damaged: it has a tensor of an impossible kind.")
+        raise WeightsError("is damaged: it has an invalid tensor.")
     return Tensor(storage, dtype, offset, shape, strides)
 
 
@@ -80,11 +83,11 @@ def _rebuild_parameter(tensor, grad=None, hooks=None, state=None) -> Any:
     return tensor
 
 
-def _ordered_dict(items: list | tuple = ()) -> dict:
-    """An OrderedDict: empty or, as Python 2 wrote it, of a list of pairs."""
+def _ordered_dict(items: list | None = None) -> dict:
+    """An OrderedDict: empty or, as Python 2 writes it, from a list of pairs."""
+    items = [] if items is None else items
     entries = {name: value for name, value in items if isinstance(name, str)}
-    if items:
-        items.clear()  # or one list could be made into dictionaries without end
+    items.clear()  # otherwise one list could create any number of dictionaries
     return entries
 
 
@@ -93,11 +96,11 @@ def _size(sizes: tuple) -> tuple:
 
 
 def _ignored(*arguments) -> None:
-    """Stands for what is beside the tensors and is no weight."""
+    """Replaces objects that are not weights."""
 
 
 _DTYPES = {
-    f"torch.{name}": np.dtype(name)  # NumPy knows the small floats from JAX
+    f"torch.{name}": np.dtype(name)  # JAX registers the small floats in NumPy
     for name in (
         *("float64", "float32", "float16", "bfloat16", "complex128", "complex64"),
         *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
@@ -132,7 +135,7 @@ _GLOBALS = {
     **_DTYPES,
     **{f"torch.{name}": np.dtype(dtype) for name, dtype in _STORAGES.items()},
     **{f"torch.cuda.{name}": np.dtype(dtype) for name, dtype in _STORAGES.items()},
-    # Scores, options and schedules that training scripts keep beside the state dict.
+    # Metrics, options and schedules that training scripts save with the state dict.
     "argparse.Namespace": _ignored,
     "collections.Counter": _ignored,
     "torch.device": _ignored,
@@ -155,46 +158,50 @@ _OPCODES = (
     *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
     *("GLOBAL", "STACK_GLOBAL", "BINPERSID"),
 )
-"""What torch's pickles are made of, less what `Unpickler` does in its own way."""
+"""The opcodes in PyTorch's pickles, without those that `Unpickler` overrides."""
 
 
 class Unpickler(pickle._Unpickler):
-    """An unpickler that can do no more than the two tables above allow.
+    """An unpickler that is restricted to the two tables above.
 
-    It is the one in Python: that in C reserves memory as the file says, hashes keys of
-    any depth, and has opcodes that cannot be taken away.
+    It extends the Python implementation. The one in C allocates memory as the file
+    requests, hashes keys of any depth, and has opcodes that cannot be removed.
     """
 
-    dispatch: ClassVar = {
+    # Attributes of the base class, which has no type declarations.
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
         for name in _OPCODES
     }
 
     def __init__(self, stream: io.BytesIO):
-        """Reads one pickle of a stream, by `load()`; what follows it stays unread.
+        """Prepares to read one pickle of a stream with `load()`.
 
         Args:
-            stream: in memory, so that no string is longer than what is there.
+            stream: in memory, so that no string is longer than its content.
         """
-        # Python 2 wrote names as bytes.
+        # Python 2 writes names as bytes.
         super().__init__(stream, encoding="utf-8", errors="backslashreplace")
         self.itemsizes: dict[str, int] = {}
-        """Bytes of one number in each storage that was met."""
+        """Bytes of one number in each storage, by key."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What the table has, and never what Python would import."""
+        """Looks up a name in the table; nothing is imported."""
         known = f"{module}.{name}"
         if known not in _GLOBALS:
             raise WeightsError(
-                f"asks for {known[:100]!r}, which no state dict needs; it was not run. "
-                "Only if you trust the file, load it in torch and save its state dict."
+                f"calls {known[:100]!r}, which no state dict needs; it was not run. If "
+                "you trust the file, load it in PyTorch and save its state dict."
             )
         return _GLOBALS[known]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """("storage", type, key, device, size) and, long ago, (key, start, size)."""
+        """("storage", type, key, device, size), in old files with (key, start, size)."""
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
-            raise WeightsError("is damaged: it refers to what is no storage.")
+            raise WeightsError("is damaged: it refers to an object that is no storage.")
         dtype, key, view = pid[1], pid[2], pid[5:]
         if not (isinstance(dtype, np.dtype) and isinstance(key, str)):
             raise WeightsError("is damaged: it has a storage without type or key.")
@@ -202,14 +209,14 @@ class Unpickler(pickle._Unpickler):
         return Storage(key, dtype, view[0][1] if any(view) else 0)
 
     def load_reduce(self) -> None:
-        """Calls a function of the table, for there are no others."""
+        """Calls a function of the table."""
         arguments = self.stack.pop()
         if len(arguments) > _MOST_ARGUMENTS:
-            raise WeightsError("is damaged: it has a call of too many arguments.")
+            raise WeightsError("is damaged: it has a call with too many arguments.")
         self.stack[-1] = self.stack[-1](*arguments)
 
     def load_build(self) -> None:
-        """Drops the state that an object would be given."""
+        """Ignores the state of an object."""
         self.stack.pop()
 
     def load_setitem(self) -> None:
@@ -221,7 +228,7 @@ class Unpickler(pickle._Unpickler):
         self._set(self.pop_mark())
 
     def _set(self, items: list) -> None:
-        # Keys of other types are no names; a tuple may be too deep to be hashed.
+        # Keys of other types are not names, and a tuple may be too deep to hash.
         pairs = zip(items[::2], items[1::2], strict=True)
         self.stack[-1].update({k: v for k, v in pairs if isinstance(k, str | int)})
 

@@ -1,7 +1,8 @@
-"""Weights of torchvision's classifiers and segmentation models.
+"""Name mappings of torchvision's classifiers and segmentation models.
 
-A classifier's file gives our classifier as a whole, or the encoder of any segmentation
-model on it; to FCN, DeepLab on VGG16 and DeconvNet also fc6 and fc7, as convolutions.
+The file of a classifier can be loaded into our classifier, or into the encoder of any
+segmentation model; into FCN, DeepLab on VGG16 and DeconvNet also fc6 and fc7, as
+convolutions.
 """
 
 from collections.abc import Mapping as MappingType
@@ -19,11 +20,11 @@ from jaxseg.weights.mapping import IMAGENET, Mapping, Source
 from jaxseg.weights.surgery import dense_from_chw, dense_to_conv, subsample_dense
 from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
 
-HALVES = Normalization((127.5,) * 3, (127.5,) * 3)
-"""To -1..1: what GoogLeNet's weights, which came from TensorFlow, were trained with.
+SYMMETRIC = Normalization((127.5,) * 3, (127.5,) * 3)
+"""Normalization to -1..1, for GoogLeNet, whose weights come from TensorFlow.
 
-torchvision's `transform_input` turns its usual normalization into this one inside the
-network, where the file does not tell of it.
+torchvision converts its usual normalization to this one inside the network, by
+`transform_input`, which cannot be seen in the file.
 """
 
 
@@ -32,14 +33,14 @@ class Net:
     """One of torchvision's classifiers.
 
     Attributes:
-        name: torchvision's.
-        encoder: paths of our encoder's modules, and torchvision's names.
-        head: likewise of the head; the layer that gives the classes' scores is last.
-        special: sources of single variables of the encoder, by path.
-        side: of the map that the first of the dense layers fc6, fc7 covers; None where
-            there are none.
+        name: in torchvision.
+        encoder: torchvision's names by the paths of modules in our encoder.
+        head: torchvision's names by the paths of modules in our head; the last one
+            gives the scores.
+        special: sources of variables of the encoder with another layout, by path.
+        side: of the map under fc6, in cells; None if there is no fc6.
         normalization: that the published weights were trained with.
-        ignored: globs of tensors that serve training alone.
+        ignored: globs of tensors that are used in training only.
     """
 
     name: str
@@ -97,20 +98,20 @@ def _googlenet() -> Net:
         "googlenet",
         encoder,
         {"fc": "fc"},
-        normalization=HALVES,
+        normalization=SYMMETRIC,
         ignored=(*COUNTERS, "aux1.*", "aux2.*"),
     )
 
 
 def resnet_modules(depths: tuple[int, ...]) -> dict[str, str]:
-    """Our modules of a ResNet and torchvision's, which others have taken over.
+    """torchvision's names of the modules of a ResNet, which other libraries use, too.
 
     Args:
-        depths: blocks in each of the four stages.
+        depths: number of blocks in each of the four stages.
 
     Returns:
-        Names by paths; a shortcut's and a third convolution's also where a block has
-        none.
+        Names by the paths of our modules, including a shortcut and a third convolution
+        for blocks without them.
     """
     modules = {"stem/conv": "conv1", "stem/bn": "bn1"}
     inside = {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1"}
@@ -132,7 +133,7 @@ def _resnet(name: str) -> Net:
 def _mobilenet_v2() -> Net:
     encoder = prefixed("stem/", "features.0.", {"conv": "0", "bn": "1"})
     encoder |= prefixed("last/", "features.18.", {"conv": "0", "bn": "1"})
-    # A layer that is activated is in a group of its own, the last one is not.
+    # A layer with an activation is in its own group; the last layer is not.
     expanded = {"expand/conv": "0.0", "expand/bn": "0.1"}
     expanded |= {"depthwise/conv": "1.0", "depthwise/bn": "1.1"}
     expanded |= {"project/conv": "2", "project/bn": "3"}
@@ -179,7 +180,7 @@ CLASSIFIERS = {
     "vgg16": _vgg("vgg16", norm=False),
     "vgg16_bn": _vgg("vgg16_bn", norm=True),
 }
-"""By our encoders' names."""
+"""By the names of our encoders."""
 
 _POINT = {"conv1": "0", "bn1": "1"}
 _FCN_HEAD = {"neck/conv1": "0", "neck/bn1": "1", "head": "4"}
@@ -188,7 +189,7 @@ _DEEPLAB_HEAD = {
     **prefixed("neck/parts_0/atrous1/", "0.convs.1.", _POINT),
     **prefixed("neck/parts_0/atrous2/", "0.convs.2.", _POINT),
     **prefixed("neck/parts_0/atrous3/", "0.convs.3.", _POINT),
-    # Here the pooling comes first.
+    # The pooling is module 0 here.
     **prefixed("neck/parts_0/pooled/", "0.convs.4.", {"conv1": "1", "bn1": "2"}),
     **prefixed("neck/parts_0/project/", "0.project.", _POINT),
     **prefixed("neck/parts_1/", "", {"conv1": "1", "bn1": "2"}),
@@ -200,21 +201,21 @@ _AUXILIARY = {
     "auxiliary_0/head": "4",
 }
 SEGMENTERS = {"deeplabv3_resnet50": _DEEPLAB_HEAD, "fcn_resnet50": _FCN_HEAD}
-"""Our modules behind the encoder, and torchvision's in `classifier`."""
+"""Our modules after the encoder, and torchvision's in `classifier`."""
 
 
 def mappings(model: MappingType[str, Any]) -> tuple[Mapping, ...]:
-    """What torchvision's files can give to a model.
+    """The mappings from torchvision's files to a model.
 
     Args:
-        model: the arguments of `create_model`, with `name` and `encoder`; or
-            "classifier" as the name for `create_classifier`.
+        model: keyword arguments of `create_model`, with `name` and `encoder`; or with
+            the name "classifier" for `create_classifier`.
 
     Returns:
-        Mappings, those of whole models first; none if torchvision has nothing for it.
+        Mappings, those of whole models first; none if there are no such files.
     """
     name = model["name"]
-    net = CLASSIFIERS.get(FIXED_ENCODERS.get(name, model["encoder"]))
+    net = CLASSIFIERS.get(FIXED_ENCODERS.get(name, model["encoder"]) or "")
     if net is None:
         return ()
     if name == "classifier":
@@ -249,11 +250,12 @@ def _into_encoder(name: str, net: Net) -> Mapping:
     def find(path: str, shape: tuple[int, ...]) -> Source | None:
         source = usual(path, shape)
         _, _, module = path.rpartition("/")[0].partition("/")
-        if module not in dense:
+        if source is None or net.side is None or module not in dense:
             return source
         side = net.side if dense[module] == "fc6" else 1
-        part = shape if name in SUBSAMPLED else None
-        return replace(source, make=partial(_as_convolution, side=side, part=part))
+        target = shape if name in SUBSAMPLED else None
+        make = partial(_as_convolution, side=side, shape=target)
+        return replace(source, make=make)
 
     return Mapping(
         name=f"the encoder of torchvision {net.name}",
@@ -265,12 +267,12 @@ def _into_encoder(name: str, net: Net) -> Mapping:
 
 
 def _as_convolution(
-    tensor: np.ndarray, *, side: int, part: tuple[int, ...] | None
+    tensor: np.ndarray, *, side: int, shape: tuple[int, ...] | None
 ) -> np.ndarray:
-    """A dense layer's kernel or bias as a convolution's, or a part of it."""
+    """The kernel or bias of a dense layer as a convolution, subsampled to a shape."""
     if tensor.ndim == 2:
         tensor = dense_to_conv(tensor, side)
-    return tensor if part is None else subsample_dense(tensor, part)
+    return tensor if shape is None else subsample_dense(tensor, shape)
 
 
 def _in_encoder(special: MappingType[str, Source]) -> dict[str, Source]:
@@ -278,7 +280,7 @@ def _in_encoder(special: MappingType[str, Source]) -> dict[str, Source]:
 
 
 def _segmenters(name: str, encoder: str) -> tuple[Mapping, ...]:
-    """A model of `torchvision.models.segmentation`, without and with auxiliary head."""
+    """Models of `torchvision.models.segmentation`, without and with auxiliary head."""
     if name not in SEGMENTERS:
         return ()
     modules = prefixed("encoder/", "backbone.", RESNETS[encoder])
@@ -287,7 +289,7 @@ def _segmenters(name: str, encoder: str) -> tuple[Mapping, ...]:
         name=f"torchvision {name.replace('resnet50', encoder)}",
         find=find_by_module(modules),
         normalization=IMAGENET,
-        # Where the model has no such head, as it serves training alone.
+        # For models without auxiliary head, which is used in training only.
         ignored=(*COUNTERS, "aux_classifier.*"),
         classes="classifier.4.bias",
     )

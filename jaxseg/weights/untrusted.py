@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: what reading one can do and cost is bounded."""
+"""Safe reading of untrusted files, with bounds on memory."""
 
 import contextlib
 import os
@@ -12,52 +12,52 @@ _RATIO = 100
 
 
 def allowance(path: str | os.PathLike) -> int:
-    """Bytes that a file's arrays may take: 256 MiB, or a hundred times its size."""
+    """The bytes that the arrays of a file may need: 256 MiB or 100 times its size."""
     return max(_FREE, _RATIO * os.path.getsize(path))
 
 
 @contextlib.contextmanager
 def guarded(path: str | os.PathLike) -> Iterator[None]:
-    """Makes whatever is raised within a WeightsError that names the file."""
+    """Converts every exception in the block to a WeightsError that names the file."""
     try:
         yield
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from error
     except zipfile.BadZipFile as error:
         raise WeightsError(
-            f"{path} begins as a zip, but cannot be read as one ({error}); is it a "
-            "download that ended early?"
+            f"{path} begins like a zip file, but cannot be read ({error}); if the "
+            "download was interrupted, download it again."
         ) from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}.") from error
-    except Exception as error:  # parsers raise many kinds on what is broken
+    except Exception as error:  # parsers raise many kinds of errors for damaged files
         raise WeightsError(
-            f"{path} cannot be read; it is damaged, or not what it seems to be "
+            f"{path} cannot be read; it is damaged, or not a weight file "
             f"({type(error).__name__}: {str(error)[:200]})."
         ) from error
 
 
 @contextlib.contextmanager
 def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
-    """Opens a zip whose entries, as declared, are distinct and keep to the allowance."""
+    """Opens a zip file whose entries have different names and are not too large."""
     with zipfile.ZipFile(path) as archive:
         if len(set(archive.namelist())) < len(archive.namelist()):
-            raise WeightsError("is a zip that has two entries of one name.")
+            raise WeightsError("is a zip file with two entries of the same name.")
         entries = archive.infolist()
         total = sum(max(entry.file_size, entry.compress_size) for entry in entries)
         if total > allowance(path):
             raise WeightsError(
-                f"declares {total} bytes, far more than a file of its size can hold."
+                f"declares {total} bytes, far more than expected for its size."
             )
         yield archive
 
 
 def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Reads an entry; never more than it declares, whatever it would expand to."""
+    """Reads an entry, up to the size that it declares."""
     entry = archive.getinfo(name)
-    # The other methods expand without a bound.
+    # Other methods may expand without bound.
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise WeightsError("is a zip, but neither stored nor deflated.")
+        raise WeightsError("is a zip file with an unsupported compression method.")
     with archive.open(entry) as file:
         content = file.read(entry.file_size)
     if len(content) < entry.file_size:

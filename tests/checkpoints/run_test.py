@@ -72,7 +72,7 @@ def test_a_run_is_not_overwritten(saved, variables):
 def test_variables_of_another_model_are_not_saved(variables, tmp_path):
     for change, message in (
         ({"depths": (1, 2)}, "do not match segnet.*bn2"),
-        ({"width": 3}, "cannot be used for this model"),
+        ({"width": 3}, "but must be"),
     ):
         with pytest.raises(ValueError, match=message):
             jaxseg.save(
@@ -84,7 +84,7 @@ def test_variables_of_another_model_are_not_saved(variables, tmp_path):
 def test_a_new_head_on_another_run(saved, variables):
     wider = MODEL | {"num_classes": 5}
     initial = _initial(num_classes=5)
-    with pytest.raises(ValueError, match=r"params/head/bias has shape \(3,\) instead of \(5,\)"):
+    with pytest.raises(ValueError, match=r"params/head/bias is .*, but must be"):
         PretrainedWeights(saved, wider).initialize(initial, RAW)
     pretrained = PretrainedWeights(saved, wider, head="new")
     started, new, unused = pretrained.initialize(initial, RAW)

@@ -118,7 +118,7 @@ def test_classes_and_sizes_of_the_data(planned, tmp_path):
     [
         (["--config.train.batchsize=3"], "the config has no key"),
         (["--config.train.batch_size=x"], "batch_size"),
-        (["--config.train.batch_size=6"], "take 4 or 8"),
+        (["--config.train.batch_size=6"], "use 4 or 8"),
         (["surplus"], "Unexpected arguments: surplus"),
         (["--mesh", "data=8"], "does not fit the 4 devices"),
         (["--config.parallel.backend=pmap"], "jit or shard_map"),

@@ -1,5 +1,6 @@
 """What every named model must do: sizes, gradients, precision, memory, both modes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +68,29 @@ def test_logits_have_the_size_of_the_image(name, size):
     )
     assert logits.shape == (2, *expected, 5) and logits.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_options_reach_every_layer(name):
+    model = _build(name, dtype="bfloat16", param_dtype="float16", axis_name="batch")
+    wrong = set()
+
+    def check(call, args, kwargs, context):
+        layer, path = context.module, "/".join(context.module.path)
+        for field, expected in (
+            ("dtype", jnp.bfloat16),
+            ("param_dtype", jnp.float16),
+            ("axis_name", "batch"),
+        ):
+            if getattr(layer, field, expected) != expected:
+                wrong.add(f"{path}.{field}")
+        return call(*args, **kwargs)
+
+    image = jnp.zeros((1, *LEAST.get(name, (33, 47)), 3))
+    with nn.intercept_methods(check):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    upsamples_in_float32 = name in ("fcn8s", "fcn8s_atonce", "fcn16s", "fcn32s")
+    assert wrong == ({"head.dtype"} if upsamples_in_float32 else set())
 
 
 @pytest.fixture(scope="module", params=NARROW)

@@ -13,9 +13,9 @@ def _lines(workdir):
 
 
 def test_lines_have_step_and_values_and_nan_is_null(tmp_path):
-    with MetricWriter(tmp_path, start=0, steps=10) as logbook:
-        logbook.train(5, images=8, loss=0.5)
-        logbook.write(5, {"val_iou": {"road": np.float32(0.25), "car": math.nan}})
+    with MetricWriter(tmp_path, start=0, steps=10) as writer:
+        writer.train(5, images=8, loss=0.5)
+        writer.write(5, {"val_iou": {"road": np.float32(0.25), "car": math.nan}})
     train, evaluation = _lines(tmp_path)
     assert train["step"] == 5 and train["loss"] == 0.5
     assert train["images_per_second"] > 0
@@ -23,20 +23,20 @@ def test_lines_have_step_and_values_and_nan_is_null(tmp_path):
 
 
 def test_resuming_drops_the_steps_that_come_again(tmp_path):
-    with MetricWriter(tmp_path, start=0, steps=10) as logbook:
+    with MetricWriter(tmp_path, start=0, steps=10) as writer:
         for step in (2, 4, 6):
-            logbook.write(step, {"loss": step})
+            writer.write(step, {"loss": step})
     # A run that is killed may leave half a line.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    with MetricWriter(tmp_path, start=4, steps=10) as logbook:
-        logbook.write(5, {"loss": 5})
+    with MetricWriter(tmp_path, start=4, steps=10) as writer:
+        writer.write(5, {"loss": 5})
     assert [x["step"] for x in _lines(tmp_path)] == [2, 4, 5]
 
 
 def test_plain_lines_say_how_far_and_how_fast(tmp_path, capsys):
-    with MetricWriter(tmp_path, start=0, steps=10) as logbook:
-        logbook.train(5, images=8, loss=0.5)
+    with MetricWriter(tmp_path, start=0, steps=10) as writer:
+        writer.train(5, images=8, loss=0.5)
     out = capsys.readouterr().out
     assert "step 5/10" in out and "loss 0.5" in out and "images_per_second" in out
     assert "left 0:00" in out

@@ -131,7 +131,7 @@ def test_averaged_parameters_are_what_is_loaded(finished):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(
+def test_a_signal_saves_and_the_same_command_resumes(
     config, finished, tmp_path, monkeypatch, signum
 ):
     """Stopped after step 4 and resumed, a run is bit for bit the undisturbed one."""
@@ -256,7 +256,7 @@ def test_a_later_stage_is_refused_before_the_first_runs(config, tmp_path):
 def test_a_start_that_does_not_fit_is_refused(config, finished, tmp_path):
     config.init_from = str(finished)
     config.model.kwargs.width = 4
-    with pytest.raises(ValueError, match=r"stage1/.* has shape .* instead of"):
+    with pytest.raises(ValueError, match=r"stage1/.*but must be"):
         trainer.run(config, str(tmp_path / "wide"))
     config.model.kwargs.width = 2
     config.normalization.mean = (0.0,)
@@ -339,21 +339,21 @@ def test_a_run_without_a_whole_checkpoint_begins_again_and_says_so(
     shutil.rmtree(tmp_path / "run/checkpoints")
     config.train.steps = 1
     trainer.run(config, str(tmp_path / "run"))
-    assert "no whole checkpoint: from the start" in capsys.readouterr().out
+    assert "no complete checkpoint: starting over" in capsys.readouterr().out
     assert {line["step"] for line in _metrics(tmp_path / "run")} == {1}
 
 
 def test_what_changed_since_the_last_start_is_said(config, finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     trainer.run(config, str(tmp_path / "run"))
-    assert "has changed" not in capsys.readouterr().out
+    assert "changes to the config" not in capsys.readouterr().out
 
     config.train.steps = 7
     config.seed = 5
     config.augment.crop_px = (8, 8)
     del config.data.options["val_examples"]
     trainer.run(config, str(tmp_path / "run"))
-    said = capsys.readouterr().out.split("the config has changed\n")[1].splitlines()
+    said = capsys.readouterr().out.split("since the last start:\n")[1].splitlines()
     assert [line for line in said if "->" in line] == [
         "  augment.crop_px: None -> [8, 8]",
         "  data.options.val_examples: 6 -> absent",
@@ -458,14 +458,21 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("model.dtype", "int32", "float32, bfloat16 or float16"),
         ("data.image_size", (88,), r"data.image_size=\(88,\)"),
         ("augment.crop_px", (88,), "crop_px must be a height and a width"),
-        ("train.steps", 0, "train.steps=0; it is at least 1"),
+        ("train.steps", 0, "train.steps=0; it must be at least 1"),
         ("train.log_every_steps", -1, "at least 0"),
-        ("train.ema_decay", 1.0, r"train.ema_decay=1.0; give a share below 1"),
-        ("optimizer.accumulate_steps", 0, "accumulate_steps=0; it is at least 1"),
-        ("optimizer.accumulate_steps", 4, "train.steps=6 is no multiple.*Take 4 steps"),
-        ("loss.chunks", 5, "chunks=5 does not divide the width 24"),
+        ("train.ema_decay", 1.0, r"train.ema_decay=1.0; .* below 1"),
+        ("optimizer.accumulate_steps", 0, "accumulate_steps=0; it must be at least 1"),
+        (
+            "optimizer.accumulate_steps",
+            4,
+            "train.steps=6 is not a multiple.*Use 4 steps",
+        ),
+        ("loss.chunks", 5, "config.loss: chunks=5 does not divide the width 24"),
         ("parallel.space", 8, "does not fit the 4 devices"),
         ("eval.absent", "skip", "must be exclude or zero"),
+        ("loss.name", "dice", "config.loss: .*cross_entropy"),
+        ("optimizer.lr_multipliers", (("x", 2.0),), "config.optimizer: .*'x'"),
+        ("train.early_stopping_patience", -1, "early_stopping_patience=-1"),
     ],
 )
 def test_configs_that_cannot_be(config, tmp_path, key, value, message):

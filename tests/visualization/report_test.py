@@ -151,7 +151,7 @@ def test_text_stays_text(page):
     data = data_of(page)
     assert data["classes"][1]["name"] == HOSTILE
     assert data["examples"][0]["name"] == f"a{HOSTILE}"
-    assert data["metadata"] == METADATA.to_json()
+    assert data["metadata"] == json.loads(json.dumps(METADATA.to_json()))
     assert dict(data["facts"])["data"] == HOSTILE
 
 

@@ -185,12 +185,12 @@ BROKEN = {
     ),
     "two kinds of numbers": (
         layer("c", blob((1,)) + blob((1,), double=True)),
-        "both single and double",
+        "both float and double",
     ),
-    "same name": (layer("c", blob((1,))) + layer("c", blob((1,))), "is there twice"),
+    "same name": (layer("c", blob((1,))) + layer("c", blob((1,))), "occurs twice"),
     "same name in both": (
         v1_layer("c", blob((1,))) + layer("c", blob((1,))),
-        "is there twice",
+        "occurs twice",
     ),
     "name of no text": (
         chunk(100, chunk(1, b"\xff\xfe") + chunk(7, blob((1,)))),

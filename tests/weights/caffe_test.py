@@ -12,6 +12,7 @@ import jaxseg
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.layers import ConvTranspose, batch_norm
 from jaxseg.ops.convolution import bilinear_kernel
+from jaxseg.ops.image_normalization import Normalization
 from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights.caffe import mappings
 from jaxseg.weights.mapping import WeightsError, convert, match_fraction
@@ -327,13 +328,13 @@ def test_nothing_where_caffe_has_nothing():
 
 def test_geometry_and_normalization_come_with_the_weights():
     released, backbone = mappings({"name": "fcn8s", "encoder": "vgg16"})
-    assert released.parts == {"geometry": "released"}
-    assert released.normalization["mean"] == (122.67891434, 116.66876762, 104.00698793)
-    assert backbone.normalization["mean"] == (123.68, 116.779, 103.939)
+    assert released.kwargs == {"geometry": "released"}
+    assert released.normalization.mean == (122.67891434, 116.66876762, 104.00698793)
+    assert backbone.normalization.mean == (123.68, 116.779, 103.939)
     segnet = mappings({"name": "segnet", "encoder": None})[0]
-    assert segnet.normalization == {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    assert segnet.normalization == Normalization((0.0,) * 3, (1.0,) * 3)
     deeplab = mappings({"name": "deeplab_largefov", "encoder": None})[0]
-    assert deeplab.normalization["mean"] == (122.675, 116.669, 104.008)
+    assert deeplab.normalization.mean == (122.675, 116.669, 104.008)
 
 
 def source(path: str, shape, name: str, encoder: str | None = None, index=0, **parts):

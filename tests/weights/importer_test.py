@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import jaxseg
+from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import initial_variables
+from jaxseg.ops.image_normalization import Normalization
 from jaxseg.utils.trees import flatten
 from jaxseg.weights.importer import (
     class_dependent,
@@ -19,7 +21,12 @@ from jaxseg.weights.mapping import IMAGENET, WeightsError, summary
 VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
 FCN = {"name": "fcn32s", "encoder_kwargs": VGG, "hidden": 6, "num_classes": 3}
 SEGNET = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
-METADATA = {"model": SEGNET, "normalization": IMAGENET, "channels": 3}
+METADATA = RunMetadata(
+    model=SEGNET,
+    class_names=("road", "tree", "sky"),
+    palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)),
+    normalization=IMAGENET,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +38,12 @@ def classifier(tmp_path_factory):
         "classifier.3": (6, 6),
         "classifier.6": (9, 6),
     }
-    channels, place = 3, 0
+    channels, index = 3, 0
     for width, depth in zip(VGG["widths"], VGG["depths"]):
         for _ in range(depth):
-            sizes[f"features.{place}"] = (width, channels, 3, 3)
-            channels, place = width, place + 2
-        place += 1
+            sizes[f"features.{index}"] = (width, channels, 3, 3)
+            channels, index = width, index + 2
+        index += 1
     tensors = {}
     for name, shape in sizes.items():
         tensors[f"{name}.weight"] = rng.normal(size=shape)
@@ -83,11 +90,11 @@ def test_nothing_is_left_out_unasked(classifier):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"name": "unet", "num_classes": 3}, "No other library's weights .* unet"),
+        ({"name": "unet", "num_classes": 3}, "No weights of other libraries .* unet"),
         ({"name": "fcn32"}, "Unknown model 'fcn32'.*fcn32s"),
         ({"name": "vgg16"}, "encoder_decoder with encoder='vgg16'"),
-        ({"name": "fcn32s"}, "does not say how many classes"),
-        (None, "does not say of which model"),
+        ({"name": "fcn32s"}, "does not contain the number of classes"),
+        (None, "does not contain the name of its model"),
     ],
 )
 def test_what_cannot_be_imported_says_why(classifier, model, message):
@@ -111,7 +118,7 @@ def test_many_names_are_counted_by_how_they_begin():
 
 
 def test_a_mode_for_the_head_that_is_not_known(classifier):
-    with pytest.raises(WeightsError, match='take "keep" or "new"'):
+    with pytest.raises(WeightsError, match='must be "keep" or "new"'):
         import_weights(classifier[0], FCN, head="fresh")
 
 
@@ -144,7 +151,9 @@ def test_an_export_of_gray_images_comes_back(tmp_path):
     module = jaxseg.create_model(**SEGNET)
     variables = initial_variables(module, jax.random.key(1), channels=1)
     path = tmp_path / "gray.safetensors"
-    export_weights(path, variables, METADATA | {"channels": 1})
+    one = Normalization((128.0,), (64.0,))
+    metadata = METADATA.replace(channels=1, normalization=one)
+    export_weights(path, variables, metadata)
     imported = import_weights(path)
     jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
 

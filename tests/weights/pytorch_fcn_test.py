@@ -86,13 +86,13 @@ def _forward(torch, name, state, image):
     return cropped(up(x, "upscore8", 8), image, 31)
 
 
-def _model(name, **parts):
+def _model(name, **kwargs):
     return create_model(
         name,
         CLASSES,
         encoder_kwargs=dict(widths=WIDTHS),
         hidden=HIDDEN,
-        **parts,
+        **kwargs,
     )
 
 
@@ -102,12 +102,12 @@ def _shapes(model):
     return jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, image)
 
 
-def _mapping(name, **parts):
-    (mapping,) = mappings({"name": name, "encoder": "vgg16"} | parts)
+def _mapping(name, **kwargs):
+    (mapping,) = mappings({"name": name, "encoder": "vgg16"} | kwargs)
     return mapping
 
 
-def _assert_same_logits(name, state, **parts):
+def _assert_same_logits(name, state, **kwargs):
     torch = pytest.importorskip("torch")
     rgb = np.random.default_rng(1).uniform(0, 255, (1, 45, 34, 3)).astype(np.float32)
     bgr = rgb[..., ::-1] - np.reshape(
@@ -116,14 +116,14 @@ def _assert_same_logits(name, state, **parts):
     bgr = torch.tensor(bgr.transpose(0, 3, 1, 2).copy())
     expected = _forward(torch, name, state, bgr).numpy().transpose(0, 2, 3, 1)
 
-    mapping = _mapping(name, **parts)
-    model = _model(name, **mapping.kwargs, **parts)
+    mapping = _mapping(name, **kwargs)
+    model = _model(name, **mapping.kwargs, **kwargs)
     like = _shapes(model)
     variables = convert(state, like, mapping).variables
     assert variables.keys() == flatten(like).keys()
     mean, std = (
-        np.reshape(np.float32(mapping.normalization[k]), (1, 1, 1, 3))
-        for k in ("mean", "std")
+        np.reshape(np.float32(x), (1, 1, 1, 3))
+        for x in (mapping.normalization.mean, mapping.normalization.std)
     )
     apply = jax.jit(lambda v, x: model.apply(v, x, train=False))
     logits = apply(unflatten(variables), (rgb - mean) / std)
@@ -148,13 +148,16 @@ def test_same_logits_with_learned_enlargements():
 
 @pytest.mark.parametrize(
     ("layer", "learned", "cure"),
-    [("upscore_pool4", False, "learned=True"), ("upscore8", True, "only the fixed")],
+    [
+        ("upscore_pool4", False, "learned=True"),
+        ("upscore8", True, "upsampling is fixed"),
+    ],
 )
 def test_a_learned_enlargement_does_not_become_a_fixed_one(layer, learned, cure):
     state = _state_dict("fcn8s")
     state[f"{layer}.weight"][0, 1, 2, 2] += 0.01  # from one class to another
     mapping = _mapping("fcn8s", learned=learned)
-    with pytest.raises(WeightsError, match=f"{layer}.weight was trained.*{cure}"):
+    with pytest.raises(WeightsError, match=f"{layer}.weight is not a bilinear.*{cure}"):
         convert(state, _shapes(_model("fcn8s", learned=learned)), mapping)
 
 

@@ -163,7 +163,9 @@ def test_what_is_not_clearly_a_state_dict_is_refused(write, hand, entries, named
     values = {"x": x, "epoch": hand.number(3)}
     values = {name: values.get(name, hand.dictionary({"x": x})) for name in entries}
     storages = {} if set(entries) <= {"epoch"} else None
-    with pytest.raises(WeightsError, match=f"which is its state dict; it has {named}"):
+    with pytest.raises(
+        WeightsError, match=f"no unique state dict; it contains {named}"
+    ):
         read_torch(write(hand.dictionary(values), storages))
 
 
@@ -190,7 +192,7 @@ def test_a_model_saved_whole_is_refused_by_its_class(save, trained):
 def test_tensors_that_are_not_what_their_numbers_say_are_refused(save):
     torch = pytest.importorskip("torch")
     conjugated = torch.ones(2, dtype=torch.complex64).conj()
-    with pytest.raises(WeightsError, match="conjugated"):
+    with pytest.raises(WeightsError, match="conjugation"):
         read_torch(save({"x": conjugated}))
     sparse = torch.eye(2).to_sparse()
     with pytest.raises(WeightsError, match="_rebuild_sparse_tensor"):
@@ -283,7 +285,7 @@ def test_state_that_is_set_on_the_readers_functions_is_dropped(write, hand):
     with pytest.raises(WeightsError):  # POP is not among the opcodes
         read_torch(write(size + hand.dictionary({"x": hand.tensor("0", [6], [1])})))
     kept = hand.dictionary({"f": b"ctorch\nSize\n" + b"N" + state + b"\x86b"})
-    with pytest.raises(WeightsError, match="which is its state dict"):
+    with pytest.raises(WeightsError, match="no unique state dict"):
         read_torch(write(kept, {}))
     assert not vars(torch_pickle._size)
 
@@ -402,7 +404,7 @@ def test_a_pickle_too_long_for_a_state_dict_is_refused(tmp_path, hand):
     path = tmp_path / "file.pth"
     saved = hand.pickled(b"]" * 2**23)
     path.write_bytes(hand.zipped(saved, {}))
-    with pytest.raises(WeightsError, match="far longer"):
+    with pytest.raises(WeightsError, match="too long"):
         read_torch(path)
 
 

@@ -89,7 +89,7 @@ def test_an_auxiliary_head_is_free_on_both_sides(tensors):
     with_aux = tensors("fcn_resnet50", num_classes=21, aux_loss=True)
     without = tensors("fcn_resnet50", num_classes=21, aux_loss=False)
     bare = _shapes(create_model("fcn_resnet50", 21), size=64)
-    headed = _shapes(create_model("fcn_resnet50", 21, **auxiliary.parts), size=64)
+    headed = _shapes(create_model("fcn_resnet50", 21, **auxiliary.kwargs), size=64)
 
     assert convert(with_aux, bare, plain).variables.keys() == flatten(bare).keys()
     assert match_fraction(with_aux, auxiliary, headed) > match_fraction(
@@ -213,10 +213,10 @@ def test_googlenet_is_normalized_as_it_was_trained(torchvision):
         return (rgb - np.reshape(mean, (1, 1, 1, 3))) / np.reshape(std, (1, 1, 1, 3))
 
     net = torchvision.models.googlenet(init_weights=False, transform_input=True)
-    x = torch.tensor(normalized(**IMAGENET).transpose(0, 3, 1, 2))
+    x = torch.tensor(normalized(IMAGENET.mean, IMAGENET.std).transpose(0, 3, 1, 2))
     expected = net._transform_input(x).numpy().transpose(0, 2, 3, 1)
     (mapping,) = mappings({"name": "classifier", "encoder": "googlenet_bn"})
-    ours = normalized(**mapping.normalization)
+    ours = normalized(mapping.normalization.mean, mapping.normalization.std)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 

@@ -28,4 +28,22 @@ ENCODERS = {
     "vgg16_bn": vgg16_bn,
 }
 
-__all__ = ["ENCODERS", "ConvPoolStack", "Features", *sorted(ENCODERS)]
+__all__ = [
+    "ENCODERS",
+    "ConvPoolStack",
+    "Features",
+    "alexnet",
+    "alexnet_torchvision",
+    "convnext_tiny",
+    "googlenet",
+    "googlenet_bn",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "segnet_basic",
+    "unet",
+    "vgg16",
+    "vgg16_bn",
+]

@@ -1,17 +1,17 @@
-"""AlexNet: five convolutions, as CaffeNet and as torchvision have it.
+"""AlexNet: five convolutions, in the forms of CaffeNet and torchvision.
 
-`alexnet` is CaffeNet, the net under FCN-AlexNet: grouped convolutions, and local
-response normalisation after the first two poolings. `alexnet_torchvision` is another
-net: Krizhevsky's later one, without groups and normalisation and with other widths.
+`alexnet` is CaffeNet, the net of FCN-AlexNet: grouped convolutions, and local response
+normalization after the first two poolings. `alexnet_torchvision` is another net:
+Krizhevsky's later one, without groups and normalization and with other widths.
 
-Both are set up for dense prediction, ceil(n / stride) cells for n pixels at every
+The defaults are for dense prediction: n pixels become ceil(n / stride) cells at every
 level. The published geometries are `first_padding=0` (Caffe), 2 (torchvision) and 100
 (FCN), each with `round_up=False`. (torchvision's poolings round down where Caffe's
 round up; at 224 pixels it makes no difference.)
 
-XLA partitions grouped convolutions badly: where the batch is split over devices under
-jit, it gathers the whole of it for each of them (openxla/xla#47945). Prefer the
-shard_map or pmap backend for `alexnet` on many devices.
+XLA partitions grouped convolutions badly: if the batch is split over devices under jit,
+it gathers the whole batch on each of them (openxla/xla#47945). Prefer the shard_map or
+pmap backend for `alexnet` on many devices.
 
 Source: Krizhevsky et al., NeurIPS 2012; Caffe's bvlc_reference_caffenet;
 Krizhevsky, https://arxiv.org/abs/1404.5997; FCN, https://arxiv.org/abs/1411.4038.
@@ -31,7 +31,7 @@ from jaxseg.ops.normalization import local_response_norm
 
 
 class AlexNet(nn.Module):
-    """Three stages of convolutions, each closed by a 3x3 max pooling with stride 2.
+    """Three stages of convolutions, each followed by a 3x3 max pooling with stride 2.
 
     Attributes:
         widths: channels of the five convolutions.
@@ -39,7 +39,7 @@ class AlexNet(nn.Module):
         local_norm: function applied after the first two poolings; None for none.
         first_padding: zeros around the image for the 11x11 convolution with stride 4.
         round_up: whether an odd number of rows n is pooled to (n + 1) / 2 rather than
-            to Caffe's (n - 1) / 2.
+            to (n - 1) / 2 as in Caffe.
         options: see `LayerOptions`.
     """
 
@@ -60,7 +60,9 @@ class AlexNet(nn.Module):
             partial(stage, w[1:2], g[1:2], 5),
             partial(stage, w[2:], g[2:], 3),
         )
-        x, maps, pooled, places = image, [], [None], [None]
+        x, maps = image, []
+        pooled: list[jax.Array | None] = [None]
+        places: list[jax.Array | None] = [None]
         for i, stage in enumerate(stages, start=1):
             x = run_stage(
                 stage(name=f"stage{i}"), x, train=train, remat=self.options.remat
@@ -75,14 +77,14 @@ class AlexNet(nn.Module):
 
 
 class Stage(nn.Module):
-    """Convolutions in a row, each with a ReLU.
+    """A sequence of convolutions, each with a ReLU.
 
     Attributes:
         features: output channels of each convolution.
         groups: groups of each.
         kernel: side of the kernels, in cells.
         strides: of each convolution.
-        padding: zeros on every side; None for as many as keep the size.
+        padding: zeros on every side; None to keep the size.
         options: see `LayerOptions`.
     """
 

@@ -1,7 +1,7 @@
 """ConvNeXt-T: a ResNet with a transformer's layers, and no max pooling.
 
-Source: Liu et al., https://arxiv.org/abs/2201.03545; torchvision's geometry, but
-that sizes that do not divide round up here and down there.
+Source: Liu et al., https://arxiv.org/abs/2201.03545; torchvision's geometry, except
+that sizes round up here and down there.
 """
 
 from functools import partial
@@ -20,10 +20,10 @@ _init = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, 1x1 to four times the width and back, added to the input.
+    """Depthwise 7x7, LayerNorm, 1x1 to four times the width and back, and a shortcut.
 
     Attributes:
-        drop: probability that, in training, a sample skips the block.
+        drop: probability that a sample skips the block in training.
         options: see `LayerOptions`.
     """
 
@@ -48,10 +48,10 @@ class Block(nn.Module):
         )(y)
         y = nn.gelu(y, approximate=False)
         y = nn.Dense(width, kernel_init=_init, **self.options.dtypes, name="project")(y)
-        start = nn.initializers.constant(1e-6)
-        scale = self.param("scale", start, (width,), self.options.param_dtype)
+        init = nn.initializers.constant(1e-6)
+        scale = self.param("scale", init, (width,), self.options.param_dtype)
         y = y * scale.astype(y.dtype).reshape(1, 1, 1, width)
-        # One value a sample: a dropped one drops the whole branch.
+        # One value for each sample: dropping it drops the whole branch.
         keep = jnp.ones((x.shape[0], 1, 1, 1), y.dtype)
         return x + y * Dropout(self.drop, self.options.axis_name)(keep, train=train)
 
@@ -93,8 +93,8 @@ class ConvNeXt(nn.Module):
     Attributes:
         widths: channels of each stage.
         depths: blocks in each stage.
-        stochastic_depth: probability that, in training, a sample skips the last block;
-            it grows linearly from 0 at the first.
+        stochastic_depth: probability that a sample skips the last block in training; it
+            increases linearly from 0 at the first block.
         options: see `LayerOptions`.
     """
 

@@ -51,7 +51,7 @@ class Features(flax.struct.PyTreeNode):
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each level, in cells."""
-        return tuple(x.shape[1:3] for x in self.maps)
+        return tuple((x.shape[1], x.shape[2]) for x in self.maps)
 
     def with_image(self, image: jax.Array) -> "Features":
         """Adds the image itself as the finest level, of stride 1."""

@@ -1,4 +1,4 @@
-"""Convolutions and poolings with the geometry that published encoders share."""
+"""Convolutions and poolings with the geometry of published encoders."""
 
 from collections.abc import Callable
 
@@ -22,25 +22,27 @@ def convolution(
     padding: int | None = None,
     **kwargs,
 ) -> Conv:
-    """A square convolution, padded alike on all sides as in Caffe and PyTorch.
+    """A square convolution with equal padding on all sides, as in Caffe and PyTorch.
 
     ("SAME" pads strided convolutions more at the end than at the beginning.)
 
     Args:
         features: output channels.
         kernel: side of the kernel, in cells.
-        strides: from cell to cell of the output.
-        dilation: step from tap to tap of the kernel.
-        groups: parts into which the channels are split.
-        padding: zeros on every side; by default as many as give ceil(n / strides)
-            cells for n, if the kernel is odd.
-        **kwargs: what else `nn.Conv` takes, such as `use_bias`, `dtype`, `name`.
+        strides: of the convolution.
+        dilation: dilation of the kernel.
+        groups: number of groups of channels.
+        padding: zeros on every side; by default n cells become ceil(n / strides), if
+            the kernel is odd.
+        **kwargs: further keyword arguments of `nn.Conv`, such as `use_bias`, `dtype`
+            and `name`.
 
     Returns:
         A linen module from [B, H, W, C] to [B, h, w, features].
     """
     if padding is None:
         padding = dilation * (kernel // 2)
+    kwargs.setdefault("kernel_init", he_normal)
     return Conv(
         features,
         (kernel, kernel),
@@ -48,20 +50,20 @@ def convolution(
         padding=padding,
         kernel_dilation=dilation,
         feature_group_count=groups,
-        **{"kernel_init": he_normal} | kwargs,
+        **kwargs,
     )
 
 
 class ConvNorm(nn.Module):
-    """A convolution, a normalisation and an activation.
+    """A convolution, a normalization and an activation.
 
     Attributes:
         features: output channels.
         kernel: side of the kernel, in cells, odd.
-        strides: from cell to cell of the output.
-        groups: parts into which the channels are split.
-        norm: makes the normalisation, called with the arguments of `nn.BatchNorm`;
-            None for a bias instead.
+        strides: of the convolution.
+        groups: number of groups of channels.
+        norm: class or function that makes the normalization, called with the arguments
+            of `nn.BatchNorm`; None for a bias instead.
         activation: None for a linear output.
         options: see `LayerOptions`.
     """
@@ -96,17 +98,17 @@ class ConvNorm(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks in a row, `block1`, `block2`, ...
+    """A sequence of blocks, `block1`, `block2`, ...
 
     Attributes:
-        blocks: makers of the blocks, called with `name`.
+        blocks: classes or functions that make the blocks, called with `name`.
     """
 
     blocks: tuple[Callable[..., nn.Module], ...]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to whatever the last block gives."""
+        """Maps [B, H, W, C] to the output of the last block."""
         for i, block in enumerate(self.blocks, start=1):
             x = block(name=f"block{i}")(x, train=train)
         return x
@@ -115,14 +117,14 @@ class Stage(nn.Module):
 def halving_max_pool(
     x: jax.Array, window: int = 3, *, round_up: bool = True
 ) -> tuple[jax.Array, jax.Array]:
-    """Max-pools with stride 2 and no padding; also tells where the maxima stood.
+    """Max-pools with stride 2 and no padding; also returns the places of the maxima.
 
     Args:
         x: features, [B, H, W, C], floating.
         window: side of the window, 2 or 3 cells.
-        round_up: whether n rows give ceil(n / 2). With 3x3 windows, Caffe and PyTorch
-            in ceil mode give floor(n / 2): the last of an odd number of rows gets no
-            window of its own. Even sizes give the same either way.
+        round_up: whether n rows become ceil(n / 2). With 3x3 windows, Caffe and PyTorch
+            in ceil mode return floor(n / 2) rows: the last of an odd number of rows has
+            no window of its own. Even sizes are the same in both.
 
     Returns:
         Maxima [B, h, w, C], and their places: uint8 for a window of 2 as in
@@ -136,9 +138,9 @@ def halving_max_pool(
     if not round_up:
         return max_pool_indices(x, window, 2, ceil_mode=True)
     _, height, width, _ = x.shape
-    ragged = [(0, 2 * divide_up(n, 2) - n) for n in (height, width)]
-    x = jnp.pad(x, ((0, 0), *ragged, (0, 0)), constant_values=-jnp.inf)
+    padding = [(0, 2 * divide_up(n, 2) - n) for n in (height, width)]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     maxima, indices = max_pool_indices(x, window, 2, ceil_mode=True)
-    # The indices count over the padded width.
+    # The indices are those of the padded map.
     row, column = indices // x.shape[2], indices % x.shape[2]
     return maxima, row * width + column

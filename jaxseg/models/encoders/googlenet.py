@@ -1,8 +1,9 @@
 """GoogLeNet: nine inception blocks of parallel convolutions.
 
-`googlenet` is the BVLC net: biases, local response normalisation. `googlenet_bn` is
-torchvision's: BatchNorm, 3x3 kernels where the paper has 5x5 (as TensorFlow's does),
-and a 2x2 window in the last pooling. Neither has the auxiliary classifiers.
+`googlenet` is the BVLC net, with biases and local response normalization.
+`googlenet_bn` is torchvision's, with BatchNorm, 3x3 kernels where the paper has 5x5 (as
+in TensorFlow's), and a 2x2 window in the last pooling. Neither has the auxiliary
+classifiers.
 
 Source: Szegedy et al., https://arxiv.org/abs/1409.4842; Caffe's bvlc_googlenet.
 """
@@ -32,22 +33,23 @@ INCEPTIONS = (
     },
     {"5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)},
 )
-"""Widths of the blocks between poolings: 1x1, 3x3's input and own, 5x5's, pooled."""
+"""The blocks between poolings, with the widths that `Inception` explains."""
 
 
 class GoogLeNet(nn.Module):
     """Two convolutions and nine inception blocks, with max pooling after five stages.
 
     Attributes:
-        width: channels of the first convolution; all others are in proportion to the
-            published 64, and 8 is the least that keeps them whole.
-        norm: makes the normalisation after each convolution; None for a bias instead.
+        width: channels of the first convolution, a multiple of 8; the others are in
+            proportion, and 64 is the published width.
+        norm: class or function that makes the normalization after each convolution;
+            None for a bias instead.
         local_norm: function applied before and after the second stage's convolutions;
             None for none.
         largest_kernel: side of the largest kernel of an inception block, in cells.
         last_window: side of the last pooling's window, 2 or 3 cells.
         round_up: whether an odd number of rows n is pooled to (n + 1) / 2 rather than
-            to Caffe's and torchvision's (n - 1) / 2.
+            to (n - 1) / 2 as in Caffe and torchvision.
         options: see `LayerOptions`.
     """
 
@@ -62,17 +64,16 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 2, 4, 8, 16 and 32."""
-        layers = dict(
-            norm=self.norm,
-            options=self.options,
-        )
+        conv = partial(ConvNorm, norm=self.norm, options=self.options)
         w = self.width
 
         def run(module, x):
             return run_stage(module, x, train=train, remat=self.options.remat)
 
-        x = run(ConvNorm(w, 7, strides=2, **layers, name="conv1"), image)
-        maps, pooled, places = [x], [None], [None]
+        x = run(conv(w, 7, strides=2, name="conv1"), image)
+        maps = [x]
+        pooled: list[jax.Array | None] = [None]
+        places: list[jax.Array | None] = [None]
 
         def pool(x, window=3):
             x, place = halving_max_pool(x, window, round_up=self.round_up)
@@ -83,8 +84,8 @@ class GoogLeNet(nn.Module):
         x = pool(x)
         if self.local_norm is not None:
             x = self.local_norm(x)
-        x = run(ConvNorm(w, 1, **layers, name="conv2_reduce"), x)
-        x = run(ConvNorm(3 * w, 3, **layers, name="conv2"), x)
+        x = run(conv(w, 1, name="conv2_reduce"), x)
+        x = run(conv(3 * w, 3, name="conv2"), x)
         if self.local_norm is not None:
             x = self.local_norm(x)
         maps.append(x)
@@ -93,7 +94,11 @@ class GoogLeNet(nn.Module):
             for name, widths in blocks.items():
                 widths = tuple(n * w // 64 for n in widths)
                 block = Inception(
-                    widths, self.largest_kernel, **layers, name=f"inception{name}"
+                    widths,
+                    self.largest_kernel,
+                    norm=self.norm,
+                    options=self.options,
+                    name=f"inception{name}",
                 )
                 x = run(block, x)
             maps.append(x)
@@ -101,24 +106,25 @@ class GoogLeNet(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches side by side: 1x1, 3x3, the largest kernel, and max pooling.
+    """Four parallel branches: 1x1, 3x3, the largest kernel, and max pooling.
 
     Attributes:
-        widths: channels of the 1x1, of the 3x3's input and output, of the largest
-            kernel's input and output, and of the projection behind the pooling.
+        widths: channels of the 1x1 convolution, of the input and output of the 3x3, of
+            the input and output of the largest kernel, and of the projection after the
+            pooling.
         largest_kernel: side of the largest kernel, in cells.
-        norm: makes the normalisation after each convolution; None for a bias instead.
+        norm: see `GoogLeNet`.
         options: see `LayerOptions`.
     """
 
-    widths: tuple[int, int, int, int, int, int]
+    widths: tuple[int, ...]
     largest_kernel: int = 5
     norm: Callable[..., nn.Module] | None = None
     options: LayerOptions = LayerOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [B, H, W, C] to [B, H, W, the four branches' channels]."""
+        """Maps [B, H, W, C] to [B, H, W, the sum of the branches' channels]."""
 
         def conv(x, features, kernel, name):
             layer = ConvNorm(

@@ -1,10 +1,11 @@
-"""MobileNetV2: inverted residuals, wide inside and narrow where they meet.
+"""MobileNetV2: inverted residuals, wide inside and narrow at their ends.
 
 Source: Sandler et al., https://arxiv.org/abs/1801.04381; torchvision's geometry.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,7 @@ class MobileNetV2(nn.Module):
     Attributes:
         widths: channels of the first convolution, of the seven stages and of the last
             convolution.
-        norm: makes the normalisation after each convolution.
+        norm: class or function that makes the normalization after each convolution.
         options: see `LayerOptions`.
     """
 
@@ -36,10 +37,7 @@ class MobileNetV2(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels, of strides 2, 4, 8, 16 and 32."""
-        layers = dict(
-            norm=self.norm,
-            options=self.options,
-        )
+        layers: dict[str, Any] = dict(norm=self.norm, options=self.options)
         first, *widths, last = self.widths
         stem = ConvNorm(first, 3, 2, activation=nn.relu6, **layers, name="stem")
         x = run_stage(stem, image, train=train, remat=self.options.remat)
@@ -58,14 +56,14 @@ class MobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; added to the input if it fits.
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; a shortcut if sizes are equal.
 
     Attributes:
-        width: channels at the end.
-        expansion: channels inside, in multiples of those that enter; 1 for no
-            expanding convolution.
+        width: channels of the result.
+        expansion: channels inside, as a multiple of those of the input; 1 for no
+            expansion.
         strides: of the depthwise convolution.
-        norm: makes the normalisation after each convolution.
+        norm: class or function that makes the normalization after each convolution.
         options: see `LayerOptions`.
     """
 

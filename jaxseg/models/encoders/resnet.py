@@ -1,7 +1,7 @@
-"""ResNet in torchvision's geometry, with dilation in the place of late strides.
+"""ResNet in torchvision's geometry, with optional dilation instead of late strides.
 
-A bottleneck has its stride in the 3x3 convolution ("v1.5"). `output_stride` 16 or 8
-keeps the last one or two stages at that stride and dilates their convolutions instead.
+A bottleneck has its stride in the 3x3 convolution ("v1.5"). With `output_stride` 16 or
+8, the last one or two stages keep that stride, and their convolutions are dilated.
 
 Source: He et al., https://arxiv.org/abs/1512.03385; torchvision.models.resnet; DeepLab
 v3, https://arxiv.org/abs/1706.05587, for dilation and `multi_grid`.
@@ -9,6 +9,7 @@ v3, https://arxiv.org/abs/1706.05587, for dilation and `multi_grid`.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,13 +22,13 @@ from jaxseg.ops.pooling import max_pool_indices
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut.
+    """Two 3x3 convolutions with a shortcut.
 
     Attributes:
-        width: channels inside and at the end.
+        width: channels inside and of the result.
         strides: of the first convolution and the shortcut.
         dilation: of the 3x3 convolutions.
-        norm: makes the normalisation after each convolution.
+        norm: class or function that makes the normalization after each convolution.
         options: see `LayerOptions`.
     """
 
@@ -48,13 +49,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the last is four times as wide.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the last is four times as wide.
 
     Attributes:
-        width: channels inside; a quarter of those at the end.
+        width: channels inside; the result has four times as many.
         strides: of the 3x3 convolution and the shortcut.
         dilation: of the 3x3 convolution.
-        norm: makes the normalisation after each convolution.
+        norm: class or function that makes the normalization after each convolution.
         options: see `LayerOptions`.
     """
 
@@ -97,24 +98,22 @@ def _shortcut(x, features, strides, conv, norm):
 class ResNet(nn.Module):
     """A 7x7 convolution, a max pooling and four stages of residual blocks.
 
-    Every stage is a level of its own, also where dilation leaves it at the stride of
-    the one before, so that a head or an auxiliary head can be put behind any stage.
-    `Features.merged` keeps one level a stride, as a decoder wants it.
+    Every stage is a level, even if dilation keeps it at the stride of the one before,
+    so that a head or an auxiliary head can follow any stage. `Features.merged` keeps
+    one level for each stride, as a decoder requires.
 
     Attributes:
         depths: blocks in each of the four stages.
         block: `BasicBlock` or `Bottleneck`.
-        width: channels of the first convolution; the blocks' are 1, 2, 4 and 8 times
-            as many.
-        output_stride: image pixels from one cell of the deepest level to the next: 8,
-            16 or 32.
-        dilate_first: whether a stage that dilation keeps from its stride has its new
-            dilation from its first block on, as in DeepLab; or whether its first block
-            keeps the dilation of the stage before, as by torchvision's
-            `replace_stride_with_dilation`.
-        multi_grid: factors on the dilations of the last stage's blocks, one a block;
-            DeepLab v3 has (1, 2, 4).
-        norm: makes the normalisation after each convolution.
+        width: channels of the first convolution; the blocks of the four stages have 1,
+            2, 4 and 8 times as many.
+        output_stride: image pixels per cell of the deepest level: 8, 16 or 32.
+        dilate_first: whether the first block of a dilated stage has the dilation of the
+            stage, as in DeepLab, rather than that of the stage before, as with
+            torchvision's `replace_stride_with_dilation`.
+        multi_grid: factors on the dilations of the last stage's blocks, one for each
+            block; (1, 2, 4) in DeepLab v3.
+        norm: class or function that makes the normalization after each convolution.
         options: see `LayerOptions`.
     """
 
@@ -129,21 +128,18 @@ class ResNet(nn.Module):
 
     def __post_init__(self):
         if self.output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride={self.output_stride}: take 8, 16 or 32.")
+            raise ValueError(f"output_stride={self.output_stride}: use 8, 16 or 32.")
         if self.multi_grid is not None and len(self.multi_grid) != self.depths[-1]:
             raise ValueError(
-                f"multi_grid={self.multi_grid} has {len(self.multi_grid)} factors, and "
-                f"the last stage {self.depths[-1]} blocks; give one for each."
+                f"multi_grid={self.multi_grid} has {len(self.multi_grid)} factors, but "
+                f"the last stage has {self.depths[-1]} blocks; use one factor for each."
             )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """Maps an image [B, H, W, C] to its levels: strides 2, 4, 8, 16, 32 or less."""
-        layers = dict(
-            norm=self.norm,
-            options=self.options,
-        )
+        layers: dict[str, Any] = dict(norm=self.norm, options=self.options)
         stem = ConvNorm(self.width, 7, strides=2, **layers, name="stem")
         x = run_stage(stem, image, train=train, remat=self.options.remat)
         maps, strides = [x], [2]

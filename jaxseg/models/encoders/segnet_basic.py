@@ -1,8 +1,8 @@
 """SegNet-Basic's encoder: four 7x7 convolutions of 64 channels.
 
-The image is normalised across its three channels first. That layer expects raw pixels
-in 0..255: on pixels in 0..1 it is almost the identity. The paper speaks of local
-contrast normalisation; this is what the authors' network does.
+The image is first normalized across its three channels. That layer expects raw pixels
+in 0..255: on pixels in 0..1 it is almost the identity. The paper describes local
+contrast normalization; this is the layer of the authors' network.
 
 Source: SegNet-Tutorial, segnet_basic_train.prototxt.
 """

@@ -1,4 +1,4 @@
-"""The plain encoder: stages of convolutions with 2x2 max pooling between them."""
+"""The plain encoder: stages of convolutions, separated by 2x2 max pooling."""
 
 from collections.abc import Callable
 
@@ -14,25 +14,26 @@ from jaxseg.ops.pooling import max_pool_argmax
 
 
 class ConvPoolStack(nn.Module):
-    """Stages of convolutions, each but perhaps the last closed by a 2x2 max pooling.
+    """Stages of convolutions, each followed by a 2x2 max pooling.
 
     VGG16, SegNet-Basic's encoder and U-Net's contracting path are three choices of its
-    fields. Pooling is in ceil mode, so an image of any size passes: 45 rows become 23,
-    as in SegNet's own CamVid net. Level i has stride 2^i; where the last stage is
-    pooled too, that pooling alone is the deepest level.
+    fields. Pooling is in ceil mode, so images may have any size: 45 rows become 23, as
+    in the authors' CamVid net of SegNet. Level i has stride 2^i. If the last stage is
+    pooled too, its pooled map is the deepest level.
 
     Attributes:
         widths: channels of each stage.
         depths: convolutions in each stage.
         kernel: side of the kernels, in cells.
-        norm: makes the normalisation after each convolution; None for none.
-        dropouts: rate of the dropout that ends each stage.
-        drop_maps: whether that dropout comes before the stage's pooling, so that the
-            level's map carries it to the skips as in U-Net, rather than after.
+        norm: class or function that makes the normalization after each convolution;
+            None for none.
+        dropouts: rate of the dropout at the end of each stage; None for no dropout.
+        drop_maps: whether that dropout comes before the stage's pooling, so that it
+            affects the skips too, as in U-Net, rather than after.
         pool_last: whether the last stage is pooled too.
-        prepare: parameterless function of the image, before everything else.
-        margin: zeros around the image, in pixels, on top of the convolutions' own:
-            FCN pads its first convolution by 100, which is a margin of 99.
+        prepare: function applied to the image first, without parameters.
+        margin: zeros around the image, in pixels, in addition to the padding of the
+            convolutions: FCN pads its first convolution by 100, a margin of 99.
         padding: of the convolutions, "SAME" or the U-Net paper's "VALID".
         options: see `LayerOptions`.
     """
@@ -52,8 +53,8 @@ class ConvPoolStack(nn.Module):
     def __post_init__(self):
         if len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
             raise ValueError(
-                f"widths={self.widths} and depths={self.depths}: give one of each for "
-                "every stage, all at least 1."
+                f"widths={self.widths} and depths={self.depths}: every stage needs one "
+                "of each, all at least 1."
             )
         super().__post_init__()
 
@@ -63,7 +64,9 @@ class ConvPoolStack(nn.Module):
         x = image if self.prepare is None else self.prepare(image)
         margin = (self.margin, self.margin)
         x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
-        maps, pooled, places = [], [None], [None]
+        maps: list[jax.Array] = []
+        pooled: list[jax.Array | None] = [None]
+        places: list[jax.Array | None] = [None]
         dropouts = self.dropouts or (0.0,) * len(self.widths)
         stages = zip(self.widths, self.depths, dropouts, strict=True)
         for i, (width, depth, rate) in enumerate(stages, start=1):

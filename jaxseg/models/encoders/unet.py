@@ -1,8 +1,8 @@
-"""U-Net's contracting path: two 3x3 convolutions a level, 64 to 1024 channels.
+"""U-Net's contracting path: two 3x3 convolutions per level, 64 to 1024 channels.
 
-The two deepest levels end in dropout, and the skip of the first of them carries it, as
-in the authors' release. The paper's convolutions are unpadded (`padding="VALID"`):
-572 pixels leave 568, 280, 136, 64 and 28 cells at the five levels.
+The two deepest levels end with dropout, which affects the skip of the first of them
+too, as in the authors' release. The paper's convolutions are unpadded
+(`padding="VALID"`): 572 pixels become 568, 280, 136, 64 and 28 cells at the five levels.
 
 Source: Ronneberger, Fischer & Brox, https://arxiv.org/abs/1505.04597.
 """
