@@ -211,10 +211,9 @@ class PretrainedWeights:
             )
         # From the host, because device arrays cannot move to other processes; in the
         # same order in all processes, which place the arrays together.
-        target = flatten(variables)
         placed = {
             name: jax.device_put(np.asarray(found[name]), leaf.sharding)
-            for name, leaf in target.items()
+            for name, leaf in flatten(variables).items()
             if name in found
         }
         return replace_leaves(variables, placed), missing, unused
