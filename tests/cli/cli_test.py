@@ -176,7 +176,7 @@ def test_evaluate_scores_a_data_set_that_lies_elsewhere(trained, tmp_path):
     "args, message",
     [
         (["--split", "test"], "has no split 'test'; it has train, val"),
-        (["--checkpoint", "7"], "no checkpoint '7'; take best, latest or one of 1, 2."),
+        (["--checkpoint", "7"], "no checkpoint '7'; use best, latest or one of 1, 2."),
         (["--data-root", "/nowhere"], "/nowhere is no folder. Say by --data-root"),
         (["--output", "/"], "/ is a folder; give --output the name of a file."),
         (["--output", "{tmp}/file/x.json"], "Cannot write to {tmp}/file (File exists)"),

@@ -105,7 +105,7 @@ def test_the_best_and_the_latest_are_kept(finished):
     assert steps == {4, 6, best}
     assert find_step(finished, "best") == best
     assert find_step(finished, "latest") == 6
-    with pytest.raises(ValueError, match=r"take best, latest or one of .*4, 6"):
+    with pytest.raises(ValueError, match=r"best, latest or one of .*4, 6"):
         find_step(finished, "5")
 
 
