@@ -4,9 +4,9 @@ import ast
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
-import re
 import sys
 
 import jax
