@@ -179,6 +179,16 @@ def complain(error: Exception, about: Path | None = None, advice: str = "") -> N
     print(f"error: {text}{advice}", file=sys.stderr, flush=True)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Parses an argument that is a height and a width, such as 360x480."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; give height x width in pixels, such as 360x480"
+        )
+    return int(height), int(width)
+
+
 def json_object(text: str) -> dict[str, Any]:
     """Parses an argument that is keyword arguments in JSON."""
     try:

@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, add_workdir, check_writable, open_workdir
+from jaxseg.cli.common import (
+    add_command,
+    add_workdir,
+    check_writable,
+    open_workdir,
+    parse_size,
+)
 
 
 def add(commands):
@@ -106,9 +112,4 @@ def _batch(text: str) -> int | None:
 def _size(text: str) -> tuple[int, int] | None:
     if text == "dynamic":
         return None
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-        raise argparse.ArgumentTypeError(
-            f"{text}: give height x width, as 360x480, or dynamic"
-        )
-    return int(height), int(width)
+    return parse_size(text)

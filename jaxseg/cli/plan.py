@@ -5,7 +5,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable
+from jaxseg.cli.common import add_command, check_writable, parse_size
 
 DOES_NOT_FIT = 3
 """Exit status, for scripts that start a run only where it fits."""
@@ -61,7 +61,7 @@ def add(commands):
     )
     parser.add_argument(
         "--image-size",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="size of training images, if the config does not set it",
     )
@@ -188,10 +188,3 @@ def _mesh(text: str) -> dict[str, int]:
             )
         mesh[axis] = int(count)
     return mesh
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-        raise argparse.ArgumentTypeError(f"{text}: give height x width, as 512x512")
-    return int(height), int(width)

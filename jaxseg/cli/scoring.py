@@ -1,13 +1,13 @@
 """Options of `evaluate`, `predict` and `report`: how images are scored."""
 
 import math
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jaxseg.cli.common import add_workdir, open_workdir
+from jaxseg.cli.common import add_workdir, open_workdir, parse_size
 from jaxseg.metadata import RunMetadata
 
 TILE_OVERLAP = 0.5
@@ -72,7 +72,7 @@ def add_scoring(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--tile",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="score tiles of this size in pixels, with half a tile of overlap, and blend "
         "them",
@@ -238,12 +238,3 @@ def _refine(probabilities, image, size, *, parameters):
     inside = rows[None, :, None] < size[:, 0, None, None]
     inside &= columns[None, None, :] < size[:, 1, None, None]
     return dense_crf(probabilities, image, valid=inside, **parameters)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise ArgumentTypeError(f"{text!r} is no size; give height x width: 512x512")
-    if not int(height) * int(width):
-        raise ArgumentTypeError(f"{text!r} is empty; give at least 1x1")
-    return int(height), int(width)

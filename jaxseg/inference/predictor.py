@@ -151,5 +151,5 @@ def _predict(
     classes = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
     if not uncertain:
         return classes, None
-    share = entropy(scores) / math.log(max(2, scores.shape[-1]))
-    return classes, share.astype(jnp.float16)
+    relative = entropy(scores) / math.log(max(2, scores.shape[-1]))
+    return classes, relative.astype(jnp.float16)

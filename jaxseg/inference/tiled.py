@@ -103,8 +103,8 @@ class TiledPredictor:
             totals = totals[: height - top, :width]
             entropy = None
             if uncertain:
-                shares = totals[..., :-1] / totals[..., -1:]
-                entropy = _entropy(shares).astype(np.float16)
+                probabilities = totals[..., :-1] / totals[..., -1:]
+                entropy = _entropy(probabilities).astype(np.float16)
             yield totals[..., :-1].argmax(axis=-1).astype(np.uint8), entropy
 
     def _strips(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

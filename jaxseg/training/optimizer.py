@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxseg.utils.trees import flatten, path_name
+
 
 def create_schedule(
     name: str,
@@ -179,7 +181,7 @@ def _decay(weight_decay, decay_all):
 
     def is_kernel(params):
         mask = jax.tree.map_with_path(
-            lambda path, _: _name(path).split("/")[-1] == "kernel", params
+            lambda path, _: path_name(path).split("/")[-1] == "kernel", params
         )
         if not any(jax.tree.leaves(mask)):
             raise ValueError(
@@ -203,7 +205,7 @@ def _scale_by_path(lr_multipliers, factor):
             )
 
     def init(params):
-        names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        names = list(flatten(params))
         for pattern, _ in pairs:
             if not any(fnmatch.fnmatchcase(n, pattern) for n in names):
                 raise ValueError(
@@ -216,7 +218,7 @@ def _scale_by_path(lr_multipliers, factor):
         del params
 
         def scale(path, leaf):
-            name = _name(path)
+            name = path_name(path)
             by = factor(math.prod(m for p, m in pairs if fnmatch.fnmatchcase(name, p)))
             return leaf * by if by else jnp.zeros_like(leaf)
 
@@ -225,14 +227,9 @@ def _scale_by_path(lr_multipliers, factor):
     return optax.GradientTransformation(init, update)
 
 
-def _name(path):
-    """Path of a parameter as one string, "encoder/conv1_1/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _some(params, count=12):
     """The names of some parameters from all over the tree, for a message."""
-    names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    names = list(flatten(params))
     shown = names[:: math.ceil(len(names) / count) or 1]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")

@@ -217,5 +217,5 @@ def _average(ema: Any, params: Any, decay: float, count: jax.Array) -> Any:
     """The average of `count` trees of parameters from that of all but the last."""
     # The newest one's weight: 1 at first, 1 - decay in the end. 1 - decay**count would
     # be rounded away where the decay is close to 1.
-    share = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    return optax.incremental_update(params, ema, share)
+    weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
+    return optax.incremental_update(params, ema, weight)

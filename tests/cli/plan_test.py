@@ -121,7 +121,7 @@ def test_classes_and_sizes_of_the_data(planned, tmp_path):
         (["--config.train.batch_size=6"], "use 4 or 8"),
         (["surplus"], "Unexpected arguments: surplus"),
         (["--mesh", "data=8"], "does not fit the 4 devices"),
-        (["--config.parallel.backend=pmap"], "jit or shard_map"),
+        (["--config.parallel.backend=pmap"], "use shard_map"),
     ],
 )
 def test_what_cannot_be_planned(arguments, message, capsys):
