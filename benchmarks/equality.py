@@ -16,6 +16,7 @@ Four processors are made of the one that there is. Takes some minutes.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -90,11 +91,14 @@ def _train(name, size, parallel, remat):
         remat=remat,
     )
     optimizer = optax.sgd(0.05, momentum=0.9)
-    create = partial(_create, model, optimizer, image_shape=(*size, 3))
-    abstract = parallel.abstract(jax.eval_shape(create, jax.random.key(0)))
-    state = jax.jit(create, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(
-        jax.random.key(0)
+    abstract = parallel.abstract(
+        jax.eval_shape(
+            partial(create_state, model, optimizer, image_shape=(*size, 3)),
+            jax.random.key(0),
+        )
     )
+    placement = jax.tree.map(lambda x: x.sharding, abstract)
+    state = jax.device_put(_draw_state(abstract), placement)
     step = parallel.compile(
         partial(
             train_step,
@@ -135,13 +139,30 @@ def _difference(one, other) -> float:
     return float(max(np.abs(a - b).max() for a, b in zip(one, other)) / scale)
 
 
-def _create(model, optimizer, key, image_shape) -> TrainState:
-    """A state in which nothing is zero, as FCN's scores are at first."""
-    state = create_state(model, optimizer, key, image_shape)
-    leaves, tree = jax.tree.flatten(state.params)
-    keys = jax.random.split(key, len(leaves))
-    leaves = [x + 0.05 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)]
-    return state.replace(params=jax.tree.unflatten(tree, leaves))
+def _draw_state(abstract: TrainState) -> TrainState:
+    """A state in which no variable is zero, as FCN's scores are at first.
+
+    NumPy draws it, as XLA needs long to compile random numbers. All of it is float64,
+    as it is after a step, so that the step is compiled once.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return rng.normal(
+                scale=(2 / math.prod(leaf.shape[:-1])) ** 0.5, size=leaf.shape
+            )
+        low, high = (0.5, 1.5) if path[-1].key in ("scale", "var") else (-0.1, 0.1)
+        return rng.uniform(low, high, leaf.shape)
+
+    draw_all = partial(jax.tree_util.tree_map_with_path, draw)
+    return abstract.replace(
+        step=np.int32(0),
+        params=draw_all(abstract.params),
+        batch_stats=draw_all(abstract.batch_stats),
+        opt_state=jax.tree.map(lambda x: np.zeros(x.shape), abstract.opt_state),
+        key=jax.random.key(0),
+    )
 
 
 def _batch(size) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "module", ["own_encoder/own_parts.py", "own_encoder.own_parts"]
+    "module", ["own_encoder/own_components.py", "own_encoder.own_components"]
 )
 def test_a_workdir_opens_with_the_module_imported(trained, module):
     """A path, or the name of a module in the current directory."""
@@ -63,18 +63,18 @@ def test_a_workdir_opens_with_the_module_imported(trained, module):
 
 
 def test_without_it_nothing_is_imported_and_the_error_says_what_to_add(trained):
-    (trained / "own_encoder/own_parts.py").rename(trained / "strided.py")
+    (trained / "own_encoder/own_components.py").rename(trained / "strided.py")
     try:
         result = jaxseg(trained, "evaluate", "--workdir=run")
     finally:
-        (trained / "strided.py").rename(trained / "own_encoder/own_parts.py")
+        (trained / "strided.py").rename(trained / "own_encoder/own_components.py")
     assert result.returncode == 1
     assert "Unknown encoder 'strided'" in result.stderr
     assert "add --import MODULE" in result.stderr
 
 
 def test_the_metadata_name_nothing_that_could_be_imported(trained):
-    assert "own_parts" not in (trained / "run/metadata.json").read_text()
+    assert "own_components" not in (trained / "run/metadata.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 jaxseg train --config examples/own_encoder/config.py --workdir runs/own
 """
 
-import own_parts  # noqa: F401 - registers the names below
+import own_components  # noqa: F401 - registers the names below
 
 from jaxseg.training import default_config
 

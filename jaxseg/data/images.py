@@ -9,10 +9,14 @@ error that names the cure.
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from jaxseg.data.tiff import TiffWindows
 
 IGNORE = 255  # the label of void pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -58,7 +62,7 @@ def expect_large_images() -> None:
     Image.MAX_IMAGE_PIXELS = LARGEST_PX // 2
 
 
-def check_image(image: np.ndarray, channels: int) -> None:
+def check_image(image: "np.ndarray | TiffWindows", channels: int) -> None:
     """Raises a ValueError unless an image is uint8 [H, W, channels] and not empty."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""From images to class maps: networks, scorers, predictors, evaluation and export."""
+"""From images to class maps: forward pass, scorers, predictors, evaluation, export."""

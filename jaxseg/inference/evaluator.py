@@ -1,24 +1,24 @@
-"""Scores a model on a split of a data set, at the size of its labels."""
+"""Evaluates a model on a split of a data set, at the size of its labels."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxseg.data import Source, eval_batches
-from jaxseg.inference.network import eval_step
-from jaxseg.inference.scorers import Scorer
+from jaxseg.inference.network import Refine, Scorer, eval_step
 from jaxseg.metrics import Calibration, Confusion
 from jaxseg.models.variables import Variables
 from jaxseg.parallel.mesh import REPLICATED, SPLIT, Parallel
 
 IN_FLIGHT = 2
-"""Batches whose results are waited for only after the next ones are under way."""
+"""Number of batches that are dispatched before the results of one are read."""
 
 MOST_PIXELS = 2**31 - 1
-"""Of a batch, over all devices: more cannot be counted in int32."""
+"""Largest number of pixels in a global batch: counts are int32."""
 
 
 Watch = Callable[[int, np.ndarray, np.ndarray], None]
@@ -26,9 +26,9 @@ Watch = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 class Evaluator:
-    """Scores a model, again and again; compiled once for each shape of batch.
+    """Evaluates a model, any number of times; compiles once for each batch shape.
 
-    Counts are summed exactly over the whole split, over all devices and processes.
+    Counts are exact sums over the whole split, over all devices and processes.
     """
 
     def __init__(
@@ -39,24 +39,24 @@ class Evaluator:
         batch_size: int,
         parallel: Parallel,
         image_size: tuple[int, int] | None = None,
-        refine: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+        refine: Refine | None = None,
         calibrate: bool = False,
     ):
-        """Sets up the evaluation; nothing is compiled yet.
+        """Prepares the evaluation; compiles nothing yet.
 
         Args:
-            scorer: from variables and images to scores; see `inference`.
+            scorer: variables and images to scores; see `inference.scorers`.
             num_classes: K.
-            batch_size: images at a time, over all devices and processes together.
-            parallel: the devices and the way to use them.
-            image_size: height and width that images are resized to before they are
-                fed; their scores are resized back, bilinearly, and compared at the size
-                of the labels. None feeds images at their own size.
-            refine: from probabilities, images and sizes to better probabilities.
-            calibrate: whether to count how sure the model is and how often right.
+            batch_size: global batch size.
+            parallel: the devices and how to use them.
+            image_size: (height, width) that images are resized to; the scores are
+                resized back bilinearly and compared at the size of the labels. None
+                keeps the size of the images.
+            refine: from probabilities, images and sizes to refined probabilities.
+            calibrate: whether to count confidence against accuracy.
 
         Raises:
-            ValueError: if the batch does not divide by the devices.
+            ValueError: if the batch size is not divisible by the number of devices.
         """
         parallel.check_batch(batch_size)
         self._num_classes = num_classes
@@ -85,32 +85,33 @@ class Evaluator:
         watch: Watch | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> tuple[Confusion, Calibration]:
-        """Scores the model on every record of a split.
+        """Evaluates the model on every record of a split.
 
         Args:
-            variables: of the model; placed on the devices if they are elsewhere.
+            variables: variables of the model, on any devices.
             source: the split.
-            watch: called for each record with its index, its prediction and its
-                label, both uint8 [H, W]; in each process for the process's own records.
-            progress: wraps the batches, which have a length, to watch them go by.
+            watch: called for each record with its index, prediction and label, both
+                uint8 [H, W]; each process calls it for its own records.
+            progress: wraps the iterable of batches, which has a length, for a progress
+                bar.
 
         Returns:
-            The confusion of all valid pixels, and their calibration, which is empty
-            where it was not asked for.
+            The confusion of all pixels that are not ignored, and their calibration,
+            which is empty without `calibrate`.
 
         Raises:
-            ValueError: if a batch has more pixels than can be counted.
+            ValueError: if a batch has too many pixels for int32 counts.
         """
         index, count = self._parallel.process_shard
         batches = self._batches(source, process_index=index, process_count=count)
         variables = jax.device_put(variables, self._parallel.replicated)
 
-        def launch(batch):
+        def launch(batch: dict[str, np.ndarray]) -> tuple[Any, ...]:
             index = batch.pop("index")
             pixels = batch["label"].size * count
             if pixels > MOST_PIXELS:
                 raise ValueError(
-                    f"A batch of {pixels} pixels is more than can be counted at once, "
+                    f"A batch has {pixels} pixels, and counts are limited to "
                     f"{MOST_PIXELS}; use a smaller batch_size."
                 )
             labels = batch["label"]
@@ -134,8 +135,8 @@ class Evaluator:
         return confusion, calibration
 
 
-def _lag(items: Iterable, lag: int) -> Iterator:
-    """The same items, each once `lag` more have been drawn."""
+def _lag(items: Iterable[Any], lag: int) -> Iterator[Any]:
+    """The same items, each after `lag` more have been drawn."""
     drawn = deque()
     for item in items:
         drawn.append(item)
@@ -145,9 +146,9 @@ def _lag(items: Iterable, lag: int) -> Iterator:
 
 
 def _local(prediction: jax.Array) -> np.ndarray:
-    """This process's part of a split output, [b, H, W], in the order of its batch."""
-    # Devices that split the rows of images have a copy each.
+    """This process's shard of a split output, [b, H, W], in the order of its batch."""
+    # Devices that share the rows of images have a copy each.
     shards = {s.index[0].start or 0: s.data for s in prediction.addressable_shards}
     rows = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
-    # Under pmap there is an axis of devices before that of the batch.
+    # Under pmap an axis of devices precedes that of the batch.
     return rows.reshape(-1, *rows.shape[-2:])

@@ -1,14 +1,14 @@
 """Exports a trained network as a file that runs with JAX and without jaxseg.
 
-The file is StableHLO as `jax.export` writes it: a function from images, uint8
-[B, H, W, C], to classes or probabilities at the images' own size. Weights, normalisation
-and resizing are in it. What its user needs to know stands beside it in JSON.
+The file is StableHLO written by `jax.export`: a function from images, uint8 [B, H, W, C],
+to classes or probabilities at the original size, including weights, normalization and
+resizing. A JSON file beside it describes classes, colors and shapes.
 """
 
 import json
 import os
-import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata as packages
@@ -21,20 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from jaxseg.inference.predictor import FED_MULTIPLE_PX, Predictor
-from jaxseg.inference.scorers import network
+from jaxseg.inference.predictor import INPUT_MULTIPLE_PX, Predictor
+from jaxseg.inference.scorers import network, resized
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
-from jaxseg.ops.image_resize import resize_image
-from jaxseg.ops.resize import resize_bilinear_to
+from jaxseg.ops.resize import pad_edges
+from jaxseg.utils.files import atomic_path
 from jaxseg.utils.rounding import round_up
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OUTPUTS = ("classes", "probabilities")
 
 TOLERANCE = 0.01
-"""By how much of the largest score the file may differ from the network: what another
-order of summing makes in bfloat16. A wrong function is off by the scores themselves."""
+"""Largest difference from the network, relative to its largest score. In bfloat16 another
+order of summation makes about this difference; a wrong function makes one of order 1."""
 
 
 def export_network(
@@ -47,31 +47,29 @@ def export_network(
     size: tuple[int, int] | None = None,
     output: str = "classes",
 ) -> export.Exported:
-    """Makes one function of a network and all that is done around it.
+    """Exports a network with its normalization, resizing and padding as one function.
 
-    It gives what `Predictor` gives: a network trained at one size is fed at that size
-    and its logits are resized back; any other is fed the image itself, continued to a
-    multiple of 8 pixels.
+    It computes the same as `Predictor`, from what `jaxseg.load` returns.
 
     Args:
-        model: the network; this and the next two are what `jaxseg.load` returns.
-        variables: of the model.
-        metadata: at least `model`, `channels`, `normalization` and `image_size`.
-        platforms: to compile for, of `PLATFORMS`; none of them needs to be here.
-        batch: number of images; None for any, chosen at each call.
-        size: height and width of the images, in pixels; None for any, likewise.
+        model: the network.
+        variables: variables of the network.
+        metadata: metadata of the workdir.
+        platforms: platforms to export for, of `PLATFORMS`; none needs to be available.
+        batch: batch size; None if it is chosen at each call.
+        size: (height, width) of the images in pixels; None if chosen at each call.
         output: "classes", uint8 [B, H, W], or "probabilities", float32 [B, H, W, K].
 
     Returns:
-        The function; its `call` takes images, its `serialize` gives bytes.
+        The exported function, with methods `call` and `serialize`.
 
     Raises:
-        ValueError: if a platform or output is unknown, or the network cannot be
-            written down for images of any size or number.
+        ValueError: if a platform or output is unknown.
+        DynamicShapeError: if the network requires a fixed batch size or image size.
     """
     for value, known in [(output, OUTPUTS), *((name, PLATFORMS) for name in platforms)]:
         if value not in known:
-            raise ValueError(f"{value!r} is none of {', '.join(known)}.")
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}.")
     height, width = ("h", "w") if size is None else size
     shape = f"{'b' if batch is None else batch}, {height}, {width}"
     shape = export.symbolic_shape(f"{shape}, {metadata.channels}")
@@ -84,9 +82,7 @@ def export_network(
         return export.export(function, platforms=tuple(platforms))(
             jax.ShapeDtypeStruct(shape, jnp.uint8)
         )
-    # Code that asks an unknown size a question fails in any of JAX's ways, or decides
-    # that the size is wrong.
-    except Exception as error:
+    except Exception as error:  # JAX and models raise many kinds for symbolic sizes
         fixed = {"size": size, "batch": batch}
         missing = [name for name, value in fixed.items() if value is None]
         if not missing:
@@ -112,13 +108,13 @@ class DynamicShapeError(ValueError):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an exported function compares with the network it was made of.
+    """Comparison of an exported function with its network.
 
     Attributes:
-        shapes: of the images that both were given, [B, H, W, C].
-        pixels: in them.
-        differing: pixels whose class differs.
-        error: largest difference of scores, as a share of the largest score.
+        shapes: shapes of the test images, [B, H, W, C].
+        pixels: number of their pixels.
+        differing: number of pixels whose classes differ.
+        error: largest difference of scores, relative to the largest score.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -133,17 +129,17 @@ def verify(
     variables: Variables,
     metadata: RunMetadata,
 ) -> Agreement:
-    """Runs an exported function against `Predictor` on drawn images of several sizes.
+    """Compares an exported function with `Predictor` on random images.
 
     Args:
-        exported: from `export_network`, with the platform of this process among its.
-        model: what it was made of, as are the next two.
-        variables: of the model.
-        metadata: as for `Predictor`.
+        exported: from `export_network`, for a platform of this process.
+        model: the exported network.
+        variables: its variables.
+        metadata: its metadata.
 
     Returns:
-        How they compare. Where classes differ, the error is how far apart the network
-        itself has the two.
+        The comparison. If classes differ, the error is the difference between their
+        scores in the network.
 
     Raises:
         ValueError: if they differ by more than `TOLERANCE`.
@@ -173,8 +169,8 @@ def verify(
         differing += int(np.sum(classes != live))
     if not error <= TOLERANCE:
         raise ValueError(
-            f"The exported function is not the network: {differing} of {pixels} pixels "
-            f"differ, and scores by {error:.1%}."
+            f"The exported function differs from the network: {differing} of {pixels} "
+            f"pixels have other classes, and scores differ by {error:.1%}."
         )
     return Agreement(tuple(shapes), pixels, differing, error)
 
@@ -182,73 +178,70 @@ def verify(
 def write(
     path: str | os.PathLike, exported: export.Exported, metadata: RunMetadata
 ) -> None:
-    """Writes an exported function and, beside it, what its user needs to know.
+    """Writes an exported function and a JSON description beside it, atomically.
 
     Args:
-        path: of the function; the description's differs in its suffix, .json. Each
-            appears whole or not at all.
+        path: file of the function; the description has the suffix .json instead.
         exported: from `export_network`.
-        metadata: of the workdir, with `class_names` and `palette`.
+        metadata: metadata of the workdir.
 
     Raises:
-        ValueError: if the two would be one file.
+        ValueError: if the path has the suffix .json.
     """
     path = Path(path)
-    beside = path.with_suffix(".json")
-    if beside == path:
-        raise ValueError(f"{path} is where the description goes; name it *.stablehlo.")
+    description = path.with_suffix(".json")
+    if description == path:
+        raise ValueError(
+            f"{path} is the file of the description; use a name such as "
+            f"{path.with_suffix('.stablehlo')}."
+        )
     text = json.dumps(describe_export(exported, metadata))
-    parts = {path: bytes(exported.serialize()), beside: text.encode()}
-    aside = {p: p.with_name(f".{p.name}.{uuid.uuid4().hex}") for p in parts}
-    try:
-        for place, content in parts.items():
-            aside[place].write_bytes(content)
-        for place, written in aside.items():
-            written.replace(place)
-    finally:
-        for written in aside.values():
-            written.unlink(missing_ok=True)
+    files = {path: bytes(exported.serialize()), description: text.encode()}
+    with ExitStack() as stack:  # neither file is replaced unless both are written
+        for target, content in files.items():
+            stack.enter_context(atomic_path(target)).write_bytes(content)
 
 
 def describe_export(exported: export.Exported, metadata: RunMetadata) -> dict[str, Any]:
-    """What there is to know of an exported function; JSON takes it as it is."""
+    """Describes an exported function as JSON values."""
     (given,), (gives,) = exported.in_avals, exported.out_avals
     kept = ("model", "class_names", "palette", "normalization", "image_size", "step")
     description = metadata.to_json()
     return {
-        "input": {"dtype": str(given.dtype), "shape": _written(given.shape)},
-        "output": {"dtype": str(gives.dtype), "shape": _written(gives.shape)},
+        "input": {"dtype": str(given.dtype), "shape": _shape_to_json(given.shape)},
+        "output": {"dtype": str(gives.dtype), "shape": _shape_to_json(gives.shape)},
         "platforms": list(exported.platforms),
         "versions": {name: packages.version(name) for name in ("jaxseg", "jax")},
         **{key: description[key] for key in kept},
     }
 
 
-def _output(image, *, output, **network):
+def _output(image: jax.Array, *, output: str, **network: Any) -> jax.Array:
     logits = _logits(image, **network)
     if output == "probabilities":
         return jax.nn.softmax(logits, axis=-1)
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
 
-def _logits(image, *, model, variables, metadata):
-    """Logits of images, uint8 [B, H, W, C], at their own size: float32 [B, H, W, K]."""
-    batch, height, width, _ = image.shape
+def _logits(
+    image: jax.Array, *, model: nn.Module, variables: Variables, metadata: RunMetadata
+) -> jax.Array:
+    """Logits, float32 [B, H, W, K], of images, uint8 [B, H, W, C], at their own size."""
     score = network(model, metadata.normalization)
     if metadata.image_size is not None:
-        logits = score(variables, resize_image(image, metadata.image_size))
-        size = jnp.stack([jnp.asarray(height), jnp.asarray(width)])
-        size = jnp.broadcast_to(size, (batch, 2))
-        return resize_bilinear_to(logits, size, (height, width))
-    for axis in (1, 2):
-        # Clipped to the image, what is beyond the last pixel is that pixel again.
-        pixels = jnp.arange(round_up(image.shape[axis], FED_MULTIPLE_PX))
-        image = jnp.take(image, pixels, axis=axis, mode="clip")
-    return score(variables, image)[:, :height, :width]
+        return resized(score, metadata.image_size)(variables, image)
+    height, width = image.shape[1:3]
+    padded = pad_edges(
+        image,
+        (round_up(height, INPUT_MULTIPLE_PX), round_up(width, INPUT_MULTIPLE_PX)),
+    )
+    return score(variables, padded)[:, :height, :width]
 
 
-def _shapes(exported, image_size):
-    """Shapes of images to try; of any size, larger and smaller than what is fed."""
+def _shapes(
+    exported: export.Exported, image_size: tuple[int, int] | None
+) -> list[tuple[int, ...]]:
+    """Shapes of test images; sizes above and below `image_size` if it is dynamic."""
     shape = exported.in_avals[0].shape
     sizes = [shape[1:3]]
     if export.is_symbolic_dim(shape[1]):
@@ -262,8 +255,8 @@ def _shapes(exported, image_size):
     return [(b, *size, shape[3]) for b, size in zip(batches, sizes)]
 
 
-def _draw(rng, shape):
-    """Images of coarse squares under fine noise, uint8."""
+def _draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Images of coarse squares with fine noise, uint8."""
     batch, height, width, channels = shape
     coarse = rng.integers(
         0, 224, (batch, height // 16 + 1, width // 16 + 1, channels), np.uint8
@@ -272,5 +265,5 @@ def _draw(rng, shape):
     return image + rng.integers(0, 32, shape, np.uint8)
 
 
-def _written(shape):
+def _shape_to_json(shape: Sequence[Any]) -> list[int | str]:
     return [n if isinstance(n, int) else str(n) for n in shape]

@@ -1,4 +1,4 @@
-"""Prediction of files and folders of images: what is read, and what is written."""
+"""Predicts files and folders of images: which files are read and written."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from jaxseg.data.images import IMAGE_SUFFIXES, read_image
-from jaxseg.data.tiff import ROWS, open_windows
+from jaxseg.data.tiff import ROWS, TiffWindows, open_windows
 from jaxseg.inference.predictor import Predictor
 from jaxseg.inference.tiled import TiledPredictor
 from jaxseg.utils.rounding import divide_up
@@ -18,18 +18,18 @@ from jaxseg.visualization.heatmap import heatmap
 from jaxseg.visualization.overlays import index_png_rows, overlay_with_legend, write_png
 
 PICTURE_PX = 4096
-"""The longest side of pictures for the eye: what most viewers open at once."""
+"""Longest side of overlays and heatmaps, which most image viewers can open."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """An image file and the two files that its prediction goes to.
+class InputFile:
+    """An image file and the files of its prediction.
 
     Attributes:
-        image: to read.
-        index: PNG with palette, of class numbers.
-        overlay: PNG of the image tinted by class, with a legend.
-        entropy: PNG of how uncertain each pixel is, or None for no such file.
+        image: file to read.
+        index: indexed PNG of the classes, with a palette.
+        overlay: PNG of the image blended with the class colors, and a legend.
+        entropy: PNG of the normalized entropy; None if it is not written.
     """
 
     image: Path
@@ -42,68 +42,68 @@ def find_input_files(
     paths: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     uncertainty: bool = False,
-) -> list[Job]:
-    """Finds the images and decides where their predictions go; touches no file.
+) -> list[InputFile]:
+    """Finds the images and determines the files of their predictions; writes nothing.
 
-    A file goes to `<output>/<stem>.png`. Folders are searched with their subfolders
-    for png, jpg, webp and tif, hidden ones and `output` itself left out, and their
-    inner structure is kept: `a/b/x.jpg` of folder `a` goes to `<output>/b/x.png`. A
-    file that does not exist is planned like any other, and fails when it is read.
+    The prediction of a file is `<output>/<stem>.png`. Folders are searched recursively
+    for png, jpg, webp and tif files, except hidden ones and those in `output`, and their
+    structure is kept: for `a/b/x.jpg` in folder `a` it is `<output>/b/x.png`. A file
+    that does not exist is included, and fails when it is read.
 
     Args:
-        paths: files and folders. A file that is named twice is done once.
+        paths: files and folders. A file that is given twice is included once.
         output: folder of the predictions.
-        uncertainty: whether the entropy is written as well, as `<stem>_entropy.png`.
+        uncertainty: whether to write the entropy too, as `<stem>_entropy.png`.
 
     Returns:
-        One job a file, in the order of `paths`; those of a folder by name.
+        The files in the order of `paths`; those of a folder sorted by name.
 
     Raises:
-        ValueError: if a folder has no image, two images would go to one file, or an
-            image would be overwritten.
+        ValueError: if a folder has no images, two images would be written to the same
+            file, or an image would be overwritten.
     """
     output = Path(os.path.abspath(output))
-    jobs: dict[Path, Job] = {}
+    files: dict[Path, InputFile] = {}
     for path in map(Path, paths):
         found = list(_search(path, output)) if path.is_dir() else [path]
         if not found:
             raise ValueError(
-                f"{path} has no image ({', '.join(IMAGE_SUFFIXES)}) in it; give another "
-                "folder, or files by name."
+                f"{path} has no images ({', '.join(IMAGE_SUFFIXES)}); give another "
+                "folder, or files."
             )
         for image in found:
             inner = image.relative_to(path if path.is_dir() else path.parent)
             index = output / inner.with_suffix(".png")
             overlay = index.with_name(f"{index.stem}_overlay.png")
             entropy = index.with_name(f"{index.stem}_entropy.png")
-            job = Job(image, index, overlay, entropy if uncertainty else None)
-            jobs.setdefault(Path(os.path.abspath(image)), job)
-    _check_distinct(jobs)
-    return list(jobs.values())
+            file = InputFile(image, index, overlay, entropy if uncertainty else None)
+            files.setdefault(Path(os.path.abspath(image)), file)
+    _check_distinct(files)
+    return list(files.values())
 
 
-def predict_file(predictor: Predictor | TiledPredictor, job: Job) -> None:
-    """Reads an image and writes its classes and pictures of them.
+def predict_file(predictor: Predictor | TiledPredictor, file: InputFile) -> None:
+    """Reads an image and writes its prediction, atomically.
 
-    Each file appears whole or not at all. Pictures for the eye are shrunk to
-    `PICTURE_PX`; the classes have the image's own size.
+    The classes have the size of the image; overlay and entropy are reduced to
+    `PICTURE_PX`.
 
     Args:
-        predictor: of a workdir, with `class_names` and `palette` in its metadata.
-        job: what to read and where to write; folders are made.
+        predictor: predictor of a workdir.
+        file: files to read and write; missing folders are created.
 
     Raises:
-        ValueError: if the file is no image; the message names it.
-        OSError: if it cannot be read, or its predictions cannot be written.
+        ValueError: if the file is not an image; the message names it.
+        OSError: if a file cannot be read or written.
     """
     metadata = predictor.metadata
-    image = _open(predictor, job.image)
+    image = _open(predictor, file.image)
     size, palette = image.shape[:2], metadata.palette
     classes = _Small(size, cv2.INTER_NEAREST)
     entropies = _Small(size)
-    job.index.parent.mkdir(parents=True, exist_ok=True)
-    with index_png_rows(job.index, size, palette) as write:
-        for rows, entropy in _strips(predictor, image, job.entropy is not None):
+    file.index.parent.mkdir(parents=True, exist_ok=True)
+    with index_png_rows(file.index, size, palette) as write:
+        for rows, entropy in _strips(predictor, image, file.entropy is not None):
             write(rows)
             classes.add(rows)
             if entropy is not None:
@@ -114,14 +114,16 @@ def predict_file(predictor: Predictor | TiledPredictor, job: Job) -> None:
     picture = overlay_with_legend(
         shown.picture(), classes.picture(), palette, metadata.class_names
     )
-    write_png(job.overlay, picture)
-    if job.entropy is not None:
-        picture = heatmap(entropies.picture(), "sure", "all classes alike")
-        write_png(job.entropy, picture)
+    write_png(file.overlay, picture)
+    if file.entropy is not None:
+        picture = heatmap(entropies.picture(), "certain", "all classes equally likely")
+        write_png(file.entropy, picture)
 
 
-def _open(predictor, path):
-    """The image, to be read by windows where it need not be in memory."""
+def _open(
+    predictor: Predictor | TiledPredictor, path: Path
+) -> np.ndarray | TiffWindows:
+    """The image, or windows into it if the predictor and the file allow that."""
     channels = predictor.metadata.channels
     windows = None
     if isinstance(predictor, TiledPredictor):
@@ -129,56 +131,58 @@ def _open(predictor, path):
     return read_image(path, channels) if windows is None else windows
 
 
-def _strips(predictor, image, uncertain):
-    """Classes, and entropies or None, some rows at a time."""
+def _strips(
+    predictor: Predictor | TiledPredictor, image: Any, with_entropy: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Classes and entropies, or None, in strips of rows."""
     if isinstance(predictor, TiledPredictor):
-        yield from predictor.strips(image, uncertain)
-    elif uncertain:
+        yield from predictor.strips(image, with_entropy)
+    elif with_entropy:
         yield predictor.with_entropy(image)
     else:
         yield predictor(image), None
 
 
 class _Small:
-    """What comes in rows, shrunk by a whole factor to `PICTURE_PX` or less.
+    """A picture that arrives in rows, reduced by an integer factor to `PICTURE_PX`.
 
     Args:
-        size: height and width.
-        how: to shrink.
+        size: (height, width) of the original.
+        interpolation: OpenCV's, for reducing.
     """
 
-    def __init__(self, size: tuple[int, int], how: int = cv2.INTER_AREA):
+    def __init__(self, size: tuple[int, ...], interpolation: int = cv2.INTER_AREA):
         self._factor = divide_up(max(size), PICTURE_PX)
-        self._how = how
+        self._interpolation = interpolation
         self._rest: list[np.ndarray] = []
         self._done: list[np.ndarray] = []
 
     def add(self, rows: np.ndarray) -> None:
-        """Takes the next rows, [h, W] or [h, W, C]."""
+        """Adds the next rows, [h, W] or [h, W, C]."""
         rows = np.concatenate([*self._rest, rows])
         whole = len(rows) - len(rows) % self._factor
         self._shrink(rows[:whole])
-        # A copy, so that no more than these are kept alive.
+        # A copy, to release the rest of the array.
         self._rest = [rows[whole:].copy()]
 
     def picture(self) -> np.ndarray:
-        """All of them."""
+        """The reduced picture, after the last rows."""
         self._shrink(self._rest.pop())
         return np.concatenate(self._done)
 
-    def _shrink(self, rows):
+    def _shrink(self, rows: np.ndarray) -> None:
         if not len(rows):
             return
         height, width = (divide_up(n, self._factor) for n in rows.shape[:2])
-        small = cv2.resize(rows, (width, height), interpolation=self._how)
-        # OpenCV drops a single channel's axis.
+        small = cv2.resize(rows, (width, height), interpolation=self._interpolation)
+        # OpenCV drops the axis of a single channel.
         self._done.append(small.reshape(height, width, *rows.shape[2:]))
 
 
 def _search(folder: Path, output: Path) -> Iterator[Path]:
-    """Images in a folder and its subfolders by name."""
+    """Images in a folder and its subfolders, sorted by name."""
     for place, folders, files in os.walk(folder):
-        # Editing the list keeps os.walk out of what is taken from it.
+        # os.walk skips the folders that are removed from the list.
         folders[:] = sorted(
             name
             for name in folders
@@ -191,18 +195,18 @@ def _search(folder: Path, output: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_distinct(jobs: dict[Path, Job]) -> None:
-    written: dict[Path, Any] = {}
-    for job in jobs.values():
-        for target in filter(None, (job.index, job.overlay, job.entropy)):
-            if target in jobs:
+def _check_distinct(files: dict[Path, InputFile]) -> None:
+    written: dict[Path, Path] = {}
+    for file in files.values():
+        for target in filter(None, (file.index, file.overlay, file.entropy)):
+            if target in files:
                 raise ValueError(
-                    f"The prediction of {job.image} would overwrite the image {target};"
-                    " give another --output."
+                    f"The prediction of {file.image} would overwrite the image {target};"
+                    " use another output folder."
                 )
             if target in written:
                 raise ValueError(
-                    f"{written[target]} and {job.image} would both be written to "
-                    f"{target}; rename one, or predict them into different folders."
+                    f"{written[target]} and {file.image} would both be written to "
+                    f"{target}; rename one, or use different output folders."
                 )
-            written[target] = job.image
+            written[target] = file.image

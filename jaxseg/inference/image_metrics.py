@@ -1,4 +1,4 @@
-"""Metrics of each image by itself, on the host, as predictions come in."""
+"""Metrics of single images, computed on the host during an evaluation."""
 
 import io
 import json
@@ -32,13 +32,13 @@ class ImageMetrics:
         boundary: bool = False,
         trimap: bool = False,
     ):
-        """Starts with no image.
+        """Starts without images.
 
         Args:
             class_names: K names.
-            name: from the index of a record to its name, such as `Source.name`.
-            boundary: whether to match boundaries, a fraction of a second per image.
-            trimap: whether to count near boundaries.
+            name: index of a record to its name, such as `Source.name`.
+            boundary: whether to compute boundary F1, a fraction of a second per image.
+            trimap: whether to compute the IoU near boundaries.
         """
         self._class_names = tuple(class_names)
         self._name = name
@@ -48,7 +48,7 @@ class ImageMetrics:
         self._trimap = Trimap.zeros(k) if trimap else None
 
     def add(self, index: int, prediction: np.ndarray, label: np.ndarray) -> None:
-        """Counts one record, given its prediction and its label, uint8 [H, W]."""
+        """Adds a record with its prediction and label, uint8 [H, W]."""
         k = len(self._class_names)
         self._iou.append(ImageIoU.of(index, Confusion.of(prediction, label, k)))
         if self._boundary is not None:
@@ -58,16 +58,22 @@ class ImageMetrics:
 
     @property
     def iou(self) -> ImageIoU:
-        """The counts of all images so far."""
+        """Counts of all images so far."""
         return _concatenate(self._iou)
 
     @property
     def names(self) -> list[str]:
-        """The names of the images, in the order of `iou`."""
+        """Names of the images, in the order of `iou`."""
         return [self._name(index) for index in self.iou.index.tolist()]
 
     def compute(self) -> dict[str, Any]:
-        """The spread of the images' own mIoU, and what else was asked for."""
+        """Distribution of the images' mIoU, boundary F1 and IoU near boundaries.
+
+        Returns:
+            "image_miou", from `ImageIoU.compute`, and if requested "boundary", from
+            `BoundaryF1.compute` for classes present in either map or in the truth, and
+            "trimap", from `Trimap.compute`.
+        """
         names = self._class_names
         result: dict[str, Any] = {"image_miou": self.iou.compute()}
         if self._boundary is not None:
@@ -81,12 +87,12 @@ class ImageMetrics:
         return result
 
     def summary(self) -> str:
-        """The same in a few lines, in percent."""
+        """The result of `compute` as text, in percent."""
         scores = self.compute()
         spread = scores["image_miou"]
         lines = [
-            "mIoU of single images: median {median:.1%}, from {min:.1%} to {max:.1%}, "
-            "nine in ten between {p5:.1%} and {p95:.1%}".format(**spread)
+            "mIoU of single images: median {median:.1%}, minimum {min:.1%}, maximum "
+            "{max:.1%}, 5th to 95th percentile {p5:.1%} to {p95:.1%}".format(**spread)
         ]
         if "boundary" in scores:
             either, truth = (
@@ -102,33 +108,34 @@ class ImageMetrics:
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the counts of each image, for `load_counts`, whole or not at all."""
+        """Writes the counts of each image atomically, for `load_counts`."""
         iou = self.iou
-        arrays = {"index": iou.index, "iou": iou.counts}
+        about = {"class_names": list(self._class_names), "images": self.names}
+        arrays: dict[str, Any] = {
+            "about": np.array(json.dumps(about)),
+            "index": iou.index,
+            "iou": iou.counts,
+        }
         if self._boundary is not None:
             arrays["boundary"] = _concatenate(self._boundary).counts
-        about = {
-            "class_names": list(self._class_names),
-            "images": self.names,
-        }
         content = io.BytesIO()
-        np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)
-        write_atomically(Path(path), content.getvalue())
+        np.savez_compressed(content, **arrays)
+        write_atomically(path, content.getvalue())
 
 
 def load_counts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads what `ImageMetrics.save` wrote.
+    """Reads the counts that `ImageMetrics.save` wrote.
 
     Returns:
-        `class_names` and `images`, their names; and by name of the score its counts:
-        "iou", and "boundary" where it was measured.
+        A dictionary of `class_names` and `images`, the names of the images; and the
+        counts by metric, "iou" and, if it was computed, "boundary".
 
     Raises:
-        ValueError: if there is no such file, or it is none.
+        ValueError: if the file does not exist or is damaged.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no {path}; `jaxseg evaluate` writes it.")
+        raise ValueError(f"{path} does not exist; `jaxseg evaluate` writes it.")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
@@ -137,12 +144,14 @@ def load_counts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
             if "boundary" in arrays:
                 counts["boundary"] = BoundaryF1(index, arrays["boundary"])
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no counts of images.") from error
+        raise ValueError(
+            f"{path} is damaged, or not a file of image counts."
+        ) from error
     return about, counts
 
 
 def _concatenate(counts: list[Counts]) -> Counts:
-    """All images at once: adding them one by one would copy them all each time."""
+    """Concatenates all at once; adding one by one would copy the sum each time."""
     return type(counts[0])(
         np.concatenate([one.index for one in counts]),
         np.concatenate([one.counts for one in counts]),
@@ -152,12 +161,12 @@ def _concatenate(counts: list[Counts]) -> Counts:
 def prediction_writer(
     folder: Path, palette: Palette, name: Callable[[int], str]
 ) -> Callable[[int, np.ndarray, np.ndarray], None]:
-    """A function that writes predictions as indexed PNGs; see `Evaluator`'s `watch`.
+    """A function that writes predictions as indexed PNGs, for `watch` of `Evaluator`.
 
     Args:
-        folder: for the files, `<name>.png`; folders in it are made.
+        folder: folder of the files, `<name>.png`; missing folders are created.
         palette: K RGB colors.
-        name: from the index of a record to its name.
+        name: index of a record to its name.
     """
 
     def write(index: int, prediction: np.ndarray, label: np.ndarray) -> None:

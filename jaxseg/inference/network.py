@@ -1,4 +1,4 @@
-"""One pass through a network, and the evaluation step around it: pure functions.
+"""A forward pass, scores at the original size, and the evaluation step: pure functions.
 
 A step is written for the local part of a batch; see `jaxseg.training.step`.
 """
@@ -13,8 +13,16 @@ import jax.numpy as jnp
 from jaxseg.metrics import calibration_counts, confusion_counts
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
+from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import resize_bilinear_to
 from jaxseg.parallel.mesh import Batch, psum_over
+
+Scorer = Callable[[Variables, jax.Array], jax.Array]
+"""Variables and images, uint8 [B, H, W, C], to scores; see `inference.scorers`."""
+
+Refine = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""Refines probabilities [B, H, W, K] by images, uint8 [B, H, W, C], and their heights and
+widths without padding, int32 [B, 2]; such as a CRF."""
 
 
 def predict_logits(
@@ -24,51 +32,84 @@ def predict_logits(
     model: nn.Module,
     normalization: Normalization,
 ) -> jax.Array:
-    """Maps images, uint8 [B, H, W, C], to float32 logits [B, H, W, K], not training."""
-    return model.apply(variables, normalization(image), train=False)
+    """Maps images, uint8 [B, H, W, C], to float32 logits [B, H, W, K], for inference."""
+    logits: Any = model.apply(variables, normalization(image), train=False)
+    return logits
+
+
+def score_images(
+    variables: Variables,
+    batch: Batch,
+    *,
+    scorer: Scorer,
+    out_shape: tuple[int, int] | None = None,
+    refine: Refine | None = None,
+) -> jax.Array:
+    """Scores images, resizes the scores back to the original size, and refines them.
+
+    Args:
+        variables: variables for the scorer.
+        batch: `image`, uint8 [B, h, w, C], as the scorer expects it, and `size`, int32
+            [B, 2], the original height and width without padding. With both `out_shape`
+            and `refine`, also `original`, uint8 [B, *out_shape, C].
+        scorer: variables and images to scores [B, h, w, K].
+        out_shape: (height, width) of the result, at least `size`, if images were resized
+            from their original size; None if they were not.
+        refine: refinement at the original size.
+
+    Returns:
+        Scores, float32 [B, *out_shape, K]; log-probabilities if refined.
+    """
+    scores = scorer(variables, batch["image"])
+    if out_shape is not None:
+        scores = resize_bilinear_to(scores, batch["size"], out_shape)
+    if refine is None:
+        return scores
+    image = batch["image" if out_shape is None else "original"]
+    return log_probabilities(refine(jax.nn.softmax(scores), image, batch["size"]))
 
 
 def eval_step(
     variables: Variables,
     batch: Batch,
     *,
-    scorer: Callable[[Variables, jax.Array], jax.Array],
+    scorer: Scorer,
     num_classes: int,
     resized: bool,
-    refine: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+    refine: Refine | None = None,
     calibrate: bool = False,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Scores one batch at the size of its labels.
+    """Evaluates one batch at the size of its labels.
 
     Args:
-        variables: of the model.
-        batch: `image` uint8 [B, h, w, C], `label` uint8 [B, H, W] and `size` int32
-            [B, 2], the height and width of each label without its padding; to refine
-            what was resized, also `original` uint8 [B, H, W, C].
-        scorer: from variables and images to scores, [B, h, w, K]; see `inference`.
+        variables: variables for the scorer.
+        batch: as for `score_images`, and `label`, uint8 [B, H, W].
+        scorer: variables and images to scores [B, h, w, K].
         num_classes: K.
-        resized: whether images were resized from their labels' size; the scores are
-            then resized back to it, bilinearly.
-        refine: from probabilities [B, H, W, K], images uint8 [B, H, W, C] and sizes to
-            better probabilities.
-        calibrate: whether to count how sure the model is and how often right.
-        axis_name: mapped axis of the batch, None under `jit`.
+        resized: whether images were resized from the size of their labels.
+        refine: refinement at the size of the labels.
+        calibrate: whether to count confidence against accuracy.
+        axis_name: mapped axis of the batch; None under `jit`.
 
     Returns:
-        Predictions, uint8 [B, H, W], and counts of the whole batch: "confusion", int32
-        [K, K], truth by prediction, and with `calibrate` "calibration", as
-        `calibration_counts` gives it.
+        Predictions, uint8 [B, H, W], and counts of the global batch: "confusion", int32
+        [K, K], truth by prediction, and with `calibrate` "calibration", from
+        `calibration_counts`.
     """
-    scores = scorer(variables, batch["image"])
-    if resized:
-        scores = resize_bilinear_to(scores, batch["size"], batch["label"].shape[1:3])
-    if refine is not None:
-        image = batch["original" if resized else "image"]
-        scores = refine(jax.nn.softmax(scores), image, batch["size"])
+    label = batch["label"]
+    height, width = label.shape[1:3]
+    scores = score_images(
+        variables,
+        batch,
+        scorer=scorer,
+        out_shape=(height, width) if resized else None,
+        refine=refine,
+    )
     prediction = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
-    counts = {"confusion": confusion_counts(prediction, batch["label"], num_classes)}
+    counts: dict[str, Any] = {
+        "confusion": confusion_counts(prediction, label, num_classes)
+    }
     if calibrate:
-        probabilities = jax.nn.softmax(scores) if refine is None else scores
-        counts["calibration"] = calibration_counts(probabilities, batch["label"])
+        counts["calibration"] = calibration_counts(jax.nn.softmax(scores), label)
     return prediction, jax.tree.map(lambda count: psum_over(count, axis_name), counts)

@@ -1,7 +1,9 @@
-"""Class maps of single images, of any size."""
+"""Predicts class maps of single images of any size."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,21 +12,21 @@ import numpy as np
 
 from jaxseg.data.images import check_image
 from jaxseg.data.transforms import resize_image
-from jaxseg.inference.scorers import Refine, Scorer, entropy, network
+from jaxseg.inference.network import Refine, Scorer, score_images
+from jaxseg.inference.scorers import entropy, network
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
-from jaxseg.ops.probabilities import log_probabilities
-from jaxseg.ops.resize import resize_bilinear_to
+from jaxseg.ops.resize import pad_edges
 from jaxseg.parallel.mesh import SPLIT, Batch, create_parallel
 from jaxseg.utils.rounding import round_up
 
-FED_MULTIPLE_PX = 8
-"""Images fed at their own size are padded to a multiple of it: photographs of many
-sizes then share compiled programs, and the usual sizes of video, 360x480 and 1080x1920
-among them, pass as they are."""
+INPUT_MULTIPLE_PX = 8
+"""Images that are not resized are padded to a multiple of it, so that images of similar
+sizes share a compiled program. Common video sizes such as 360x480 and 1080x1920 need no
+padding."""
 
-SHOWN_MULTIPLE_PX = 64
-"""Likewise for the size that scores are resized to, where padding changes nothing."""
+OUTPUT_MULTIPLE_PX = 64
+"""The same for the size that scores are resized to, where padding has no effect."""
 
 
 class Predictor:
@@ -33,12 +35,12 @@ class Predictor:
         predict = Predictor(*jaxseg.load(workdir))
         classes = predict(image)
 
-    A network trained at one size is fed at that size, and its scores are resized back
-    to the image's own, bilinearly: as evaluation does it. Any other is fed the image at
-    its own size, its last row and column repeated up to a multiple of 8 pixels.
+    If the network was trained at one size, images are resized to it and the scores are
+    resized back bilinearly, as in evaluation. Otherwise images keep their size and are
+    padded to a multiple of 8 pixels by repeating their last row and column.
 
     Attributes:
-        metadata: of the workdir; `class_names` and `palette` say what classes mean.
+        metadata: metadata of the workdir, with the names and colors of the classes.
     """
 
     def __init__(
@@ -49,15 +51,14 @@ class Predictor:
         refine: Refine | None = None,
         space: int = 1,
     ):
-        """Takes what `jaxseg.load` returns; nothing is compiled yet.
+        """Prepares the prediction from what `jaxseg.load` returns; compiles nothing yet.
 
         Args:
-            model: the network, or a scorer made of it: see `inference`.
-            variables: for it.
-            metadata: of the workdir; `channels`, `normalization` (of a network) and
-                `image_size` are used.
-            refine: from probabilities, images and sizes to better probabilities.
-            space: number of devices that share each image, by its rows.
+            model: the network, or a scorer of it; see `inference.scorers`.
+            variables: variables of the network or the scorer.
+            metadata: metadata of the workdir.
+            refine: from probabilities, images and sizes to refined probabilities.
+            space: number of devices that the rows of each image are split over.
 
         Raises:
             ValueError: if there are fewer devices.
@@ -71,62 +72,63 @@ class Predictor:
             scorer = network(model, metadata.normalization)
         self._step = partial(_predict, scorer=scorer, refine=refine)
         self._refines = refine is not None
-        self._compiled: dict = {}
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Maps an image to classes.
 
         Args:
-            image: uint8 [H, W, C] of the network's channels, RGB for three.
+            image: uint8 [H, W, C] with the channels of the network; RGB if they are 3.
 
         Returns:
-            uint8 [H, W], numbers into `metadata.class_names`.
+            Class indices, uint8 [H, W].
 
         Raises:
-            ValueError: if the image is no such array, or has no pixel.
+            ValueError: if the image has another dtype or shape, or is empty.
         """
-        return self._run(image, uncertain=False)[0]
+        return self._run(image, with_entropy=False)[0]
 
     def with_entropy(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps an image to classes, and says where they are uncertain.
+        """Maps an image to classes and the normalized entropy of the probabilities.
 
             -sum_k p_k log p_k / log K
 
         Args:
-            image: as above.
+            image: as for `__call__`.
 
         Returns:
-            The classes, and the entropy of the probabilities, float16 [H, W]: from 0,
-            one class has all, to 1, all have the same.
+            Class indices, uint8 [H, W], and entropy, float16 [H, W], from 0 (one class
+            is certain) to 1 (all classes are equally likely).
         """
-        return self._run(image, uncertain=True)
+        classes, entropies = self._run(image, with_entropy=True)
+        return classes, entropies
 
-    def _run(self, image, uncertain):
+    def _run(self, image: np.ndarray, with_entropy: bool) -> list[np.ndarray]:
         check_image(image, self.metadata.channels)
-        size = image.shape[:2]
-        resized = self._image_size is not None
-        multiple = SHOWN_MULTIPLE_PX if resized else FED_MULTIPLE_PX
-        shown = image
-        if self._refines or not resized:
-            below, right = (round_up(n, multiple) - n for n in size)
-            shown = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
-        fed = resize_image(image, self._image_size) if resized else shown
-        batch = {"image": fed[None], "size": np.array([size], np.int32)}
-        if self._refines:
-            batch["original"] = shown[None]
-        shape = tuple(round_up(n, multiple) for n in size) if resized else None
-        predict = self._predict(shape=shape, uncertain=uncertain)
+        height, width = image.shape[:2]
+        multiple = INPUT_MULTIPLE_PX if self._image_size is None else OUTPUT_MULTIPLE_PX
+        shape = round_up(height, multiple), round_up(width, multiple)
+        batch = {"size": np.array([[height, width]], np.int32)}
+        if self._image_size is None:
+            batch["image"] = pad_edges(image, shape)[None]
+            out_shape = None
+        else:
+            batch["image"] = resize_image(image, self._image_size)[None]
+            out_shape = shape
+            if self._refines:
+                batch["original"] = pad_edges(image, shape)[None]
+        predict = self._compile(out_shape, with_entropy)
         results = predict(self._variables, self._parallel.place(batch))
-        height, width = size
-        # Copies, so that no padding is kept alive.
-        return [None if x is None else np.array(x[0, :height, :width]) for x in results]
+        # Copies, to release the padded arrays.
+        return [np.array(result[0, :height, :width]) for result in results]
 
-    def _predict(self, **static):
-        key = tuple(static.values())
-        if key not in self._compiled:
-            step = partial(self._step, **static)
-            self._compiled[key] = self._parallel.compile(step, outputs=SPLIT)
-        return self._compiled[key]
+    def _compile(self, *static: Any) -> Callable[..., Any]:
+        """The compiled step for a shape of the result, with or without entropy."""
+        if static not in self._compiled:
+            out_shape, with_entropy = static
+            step = partial(self._step, out_shape=out_shape, with_entropy=with_entropy)
+            self._compiled[static] = self._parallel.compile(step, outputs=SPLIT)
+        return self._compiled[static]
 
 
 def _predict(
@@ -135,21 +137,17 @@ def _predict(
     *,
     scorer: Scorer,
     refine: Refine | None,
-    shape: tuple[int, int] | None,
-    uncertain: bool,
+    out_shape: tuple[int, int] | None,
+    with_entropy: bool,
     axis_name: None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Classes and entropies of images, resized to `size` within `shape` if given."""
+) -> tuple[jax.Array, ...]:
+    """Classes, and normalized entropies if requested."""
     del axis_name
-    scores = scorer(variables, batch["image"])
-    if shape is not None:
-        scores = resize_bilinear_to(scores, batch["size"], shape)
-    if refine is not None:
-        original = batch["original"]
-        probabilities = refine(jax.nn.softmax(scores), original, batch["size"])
-        scores = log_probabilities(probabilities)
+    scores = score_images(
+        variables, batch, scorer=scorer, out_shape=out_shape, refine=refine
+    )
     classes = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
-    if not uncertain:
-        return classes, None
+    if not with_entropy:
+        return (classes,)
     relative = entropy(scores) / math.log(max(2, scores.shape[-1]))
     return classes, relative.astype(jnp.float16)

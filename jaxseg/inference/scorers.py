@@ -1,92 +1,97 @@
-"""From images to scores: by one pass, or averaged over views, masks, tiles, networks.
+"""Scorers: one forward pass, or averages over augmentations, masks, tiles and networks.
 
-A scorer is a function of variables and images, uint8 [B, H, W, C], to scores, float32
-[B, H, W, K]: logarithms of probabilities, but for a constant at each pixel. Scorers wrap
-each other, so that any of these averages can be taken of any other. What is averaged are
-probabilities.
+A scorer is a function of variables and images, uint8 [B, H, W, C], that returns scores,
+float32 [B, H, W, K]: log-probabilities up to a constant at each pixel. A scorer can wrap
+another one, so that the averages can be combined. Averages are taken of probabilities.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import InvalidRngError
 
-from jaxseg.inference.network import predict_logits
+from jaxseg.inference.network import Refine, Scorer, predict_logits, score_images
 from jaxseg.models.freezing import freeze, frozen_layers
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.image_resize import resize_image
 from jaxseg.ops.probabilities import log_probabilities
-from jaxseg.ops.resize import resize_bilinear
+from jaxseg.ops.resize import pad_edges, resize_bilinear
 from jaxseg.ops.tiling import tile_starts, weigh
-
-Scorer = Callable[[Variables, jax.Array], jax.Array]
-Refine = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def network(model: nn.Module, normalization: Normalization) -> Scorer:
-    """One pass through a network: its logits, `mirrored` where it needs that.
+    """One forward pass; networks without padding see mirrored borders.
 
     Args:
         model: the network.
-        normalization: of the image.
+        normalization: normalization of the images.
     """
     score = partial(predict_logits, model=model, normalization=normalization)
     return _of_whole_images(score, model)
 
 
 def mirrored(scorer: Scorer, input_size: Callable[[int], tuple[int, int]]) -> Scorer:
-    """The scores of whole images, where a network scores the middle of them alone.
+    """Scores of whole images by a network that scores only the center of its input.
 
-    The image is continued beyond its borders by its mirror image.
+    The image is extended beyond its borders by reflection.
 
     Args:
-        scorer: of images larger than the scores that it gives, by the same on all sides.
-        input_size: from a height or width in pixels to what to feed for so many scores,
-            and how many come; such as `unet.valid_size`.
+        scorer: scorer whose result is smaller than its input, by the same margin on all
+            sides.
+        input_size: from a number of pixels to score, to the input's pixels required and
+            the scores' pixels that result; see `unet.valid_size`.
 
     Source: Ronneberger et al., U-Net, https://arxiv.org/abs/1505.04597, fig. 2.
     """
 
-    def score(variables, image):
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
         height, width = image.shape[1:3]
         margins = []
         for pixels in (height, width):
-            fed, left = input_size(pixels)
-            before = (fed - left) // 2
-            margins.append((before, fed - pixels - before))
-        fed = jnp.pad(image, ((0, 0), *margins, (0, 0)), mode="reflect")
-        return scorer(variables, fed)[:, :height, :width]
+            required, scored = input_size(pixels)
+            before = (required - scored) // 2
+            margins.append((before, required - pixels - before))
+        padded = jnp.pad(image, ((0, 0), *margins, (0, 0)), mode="reflect")
+        return scorer(variables, padded)[:, :height, :width]
 
     return score
 
 
 def context(model: nn.Module) -> int:
-    """Pixels around what it scores that a network without padding sees; 0 of others."""
+    """Margin in pixels around its scores that a network without padding needs, or 0."""
     input_size = getattr(model, "input_size", None)
     if input_size is None:
         return 0
-    fed, left = input_size(1)
-    return (fed - left) // 2
+    required, scored = input_size(1)
+    return (required - scored) // 2
 
 
 def resized(scorer: Scorer, size: tuple[int, int]) -> Scorer:
-    """The scores of images fed at another size, as a network's that was trained at one.
+    """Scores of images that are resized first, for a network trained at one size.
+
+    Images are resized as by `jaxseg.data.transforms.resize_image`, and scores are
+    resized back bilinearly. The height and width of the images may be symbolic.
 
     Args:
-        scorer: of the resized images.
-        size: height and width to feed; images are resized as `jaxseg.data` does it, and
-            scores back, bilinearly.
+        scorer: scorer of the resized images.
+        size: (height, width) to resize images to.
     """
 
-    def score(variables, image):
-        scores = scorer(variables, resize_image(image, size))
-        return resize_bilinear(scores, image.shape[1:3])
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
+        count, height, width, _ = image.shape
+        original = jnp.stack([jnp.asarray(height), jnp.asarray(width)])
+        batch = {
+            "image": resize_image(image, size),
+            "size": jnp.broadcast_to(original, (count, 2)),
+        }
+        return score_images(variables, batch, scorer=scorer, out_shape=(height, width))
 
     return score
 
@@ -94,12 +99,12 @@ def resized(scorer: Scorer, size: tuple[int, int]) -> Scorer:
 def test_time_augmentation(
     scorer: Scorer, scales: Sequence[float] = (0.75, 1.0, 1.25), flip: bool = True
 ) -> Scorer:
-    """The average over an image resized and mirrored: test-time augmentation.
+    """Test-time augmentation: the average over scales and horizontal flips.
 
     Args:
-        scorer: of each view.
+        scorer: scorer of each augmented image.
         scales: factors on height and width, rounded to pixels; resized bilinearly.
-        flip: whether each is also taken mirrored left and right.
+        flip: whether each scale is also scored flipped left to right.
 
     Raises:
         ValueError: if there is no scale, or one is not positive.
@@ -107,20 +112,23 @@ def test_time_augmentation(
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales={tuple(scales)}: give one or more, all positive.")
 
-    def score(variables, image):
-        size = image.shape[1:3]
-        shown = image.astype(jnp.float32)
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
+        height, width = image.shape[1:3]
+        image = image.astype(jnp.float32)
 
-        def one(view):
-            return jax.nn.log_softmax(resize_bilinear(scorer(variables, view), size))
+        def one(augmented: jax.Array) -> jax.Array:
+            scores = resize_bilinear(scorer(variables, augmented), (height, width))
+            return jax.nn.log_softmax(scores)
 
-        def scaled(scale):
-            view = resize_bilinear(shown, [max(1, round(s * scale)) for s in size])
+        def scaled(scale: float) -> jax.Array:
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            augmented = resize_bilinear(image, size)
             if not flip:
-                return one(view)
-            # A loop, so that both pass through one compiled network.
-            straight, mirrored = jax.lax.map(one, jnp.stack([view, view[:, :, ::-1]]))
-            return jnp.logaddexp(straight, mirrored[:, :, ::-1])
+                return one(augmented)
+            # A loop, so that both are scored by one compiled network.
+            pair = jnp.stack([augmented, augmented[:, :, ::-1]])
+            straight, flipped = jax.lax.map(one, pair)
+            return jnp.logaddexp(straight, flipped[:, :, ::-1])
 
         total = scaled(scales[0])
         for scale in scales[1:]:
@@ -133,27 +141,30 @@ def test_time_augmentation(
 def dropout_samples(
     model: nn.Module, normalization: Normalization, samples: int = 20, seed: int = 0
 ) -> Scorer:
-    """The average over dropout masks, BatchNorm as in inference: Bayesian SegNet.
+    """Monte Carlo dropout: the average over dropout masks; BatchNorm as in inference.
 
     Args:
-        model: the network, with dropout in it.
-        normalization: of the image.
+        model: a network with dropout.
+        normalization: normalization of the images.
         samples: number of masks.
-        seed: of the masks; image i of a batch has masks of its own.
+        seed: random seed of the masks; the images of a batch have different masks.
 
     Returns:
         A scorer; it raises ValueError for a model without dropout.
 
+    Raises:
+        ValueError: if `samples` is not positive.
+
     Source: Kendall et al., Bayesian SegNet, https://arxiv.org/abs/1511.02680, sec. 3.
     """
     if samples < 1:
-        raise ValueError(f"samples={samples}; take at least 1.")
+        raise ValueError(f"samples={samples}; it must be at least 1.")
 
-    def score(variables, image):
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
         stats = variables["batch_stats"]
         layers = frozen_layers(stats, ("*",)) if jax.tree.leaves(stats) else frozenset()
 
-        def one(key):
+        def one(key: jax.Array | None) -> jax.Array:
             with freeze(layers):
                 logits, _ = model.apply(
                     variables,
@@ -168,8 +179,9 @@ def dropout_samples(
         shape = jax.eval_shape(one, keys[0])
         if _runs_without_keys(one):
             raise ValueError(
-                "This model has no dropout to sample; give it some (dropout=0.5 in its "
-                "parts) and train it, or average over several checkpoints."
+                "This model has no dropout to sample. Train a model with dropout, such "
+                "as dropout=0.5 in its keyword arguments, or average over several "
+                "checkpoints instead."
             )
         total, _ = jax.lax.scan(
             lambda total, key: (jnp.logaddexp(total, one(key)), None),
@@ -182,16 +194,16 @@ def dropout_samples(
 
 
 def ensemble(scorer: Scorer) -> Scorer:
-    """The average over networks of one kind, such as a run's checkpoints.
+    """The average over networks of the same model, such as checkpoints of a run.
 
     Args:
-        scorer: of each.
+        scorer: scorer of each network.
 
     Returns:
-        A scorer whose variables are those of all networks, from `stack`.
+        A scorer for the variables of all networks, from `stack`.
     """
 
-    def score(variables, image):
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
         scores = jax.nn.log_softmax(jax.vmap(scorer, (0, None))(variables, image))
         return jax.nn.logsumexp(scores, axis=0) - math.log(len(scores))
 
@@ -199,22 +211,22 @@ def ensemble(scorer: Scorer) -> Scorer:
 
 
 def stack(networks: Sequence[Variables]) -> Variables:
-    """The variables of several networks of one kind as one, for `ensemble`."""
+    """Stacks the variables of several networks of the same model, for `ensemble`."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
 
 
 def refined(scorer: Scorer, refine: Refine) -> Scorer:
-    """Scores made better by what the image shows, as by a CRF.
+    """Scores refined by the image, as by a CRF.
 
     Args:
-        scorer: of the images.
-        refine: from probabilities, images and sizes to better probabilities.
+        scorer: scorer of the images.
+        refine: from probabilities, images and sizes to refined probabilities.
     """
 
-    def score(variables, image):
-        probabilities = jax.nn.softmax(scorer(variables, image))
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
         size = jnp.tile(jnp.array(image.shape[1:3], jnp.int32), (len(image), 1))
-        return log_probabilities(refine(probabilities, image, size))
+        batch = {"image": image, "size": size}
+        return score_images(variables, batch, scorer=scorer, refine=refine)
 
     return score
 
@@ -222,43 +234,41 @@ def refined(scorer: Scorer, refine: Refine) -> Scorer:
 def tiles(
     scorer: Scorer, size: tuple[int, int], overlap: float = 0.5, margin: int = 0
 ) -> Scorer:
-    """The average over tiles that overlap, weighed by a Gaussian around their middles.
+    """The average over overlapping tiles, weighted by a Gaussian around their centers.
 
     Args:
-        scorer: of each tile.
-        size: height and width of a tile, in pixels; an image smaller than it is
-            continued to it by its last row and column.
-        overlap: the least share of a tile's side that it has in common with the next,
-            in [0, 1).
-        margin: pixels along a tile's edge that are left out, but where the image ends.
-            With the radius of the network's receptive field the whole image's scores
-            come out.
+        scorer: scorer of each tile.
+        size: (height, width) of a tile, in pixels; smaller images are padded to it by
+            repeating their last row and column.
+        overlap: smallest fraction of a tile's side that neighboring tiles share, in
+            [0, 1).
+        margin: pixels along a tile's edges that are not used, except at the edges of
+            the image. If it is the radius of the network's receptive field, the result
+            equals that of the whole image.
 
     Returns:
         A scorer; it raises ValueError for an overlap smaller than two margins.
     """
 
-    def score(variables, image):
+    def score(variables: Variables, image: jax.Array) -> jax.Array:
         height, width = image.shape[1:3]
-        below, right = (max(0, n - m) for n, m in zip(size, (height, width)))
-        image = jnp.pad(image, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
-        sides = image.shape[1:3]
+        sides = max(height, size[0]), max(width, size[1])
+        image = pad_edges(image, sides)
         starts = [tile_starts(n, m, overlap, margin) for n, m in zip(sides, size)]
         corners = jnp.array(list(itertools.product(*starts)))
 
-        def cut(array, corner):
+        def cut(array: jax.Array, corner: jax.Array) -> jax.Array:
             at = (0, *corner, 0)
             return jax.lax.dynamic_slice(array, at, (len(array), *size, array.shape[3]))
 
-        def add(total, corner):
+        def add(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
             scores = scorer(variables, cut(image, corner))
-            patch = cut(total, corner) + weigh(scores, corner, sides, margin)
+            weighted = weigh(scores, corner, jnp.array(sides), margin)
+            patch = cut(total, corner) + weighted
             return jax.lax.dynamic_update_slice(total, patch, (0, *corner, 0)), None
 
-        part = (len(image), *size, image.shape[3])
-        classes = jax.eval_shape(
-            scorer, variables, jax.ShapeDtypeStruct(part, image.dtype)
-        ).shape[3]
+        tile = jax.ShapeDtypeStruct((len(image), *size, image.shape[3]), image.dtype)
+        classes = jax.eval_shape(scorer, variables, tile).shape[3]
         total = jnp.zeros((*image.shape[:3], classes + 1))
         total, _ = jax.lax.scan(add, total, corners)
         total = total[:, :height, :width]
@@ -268,7 +278,7 @@ def tiles(
 
 
 def entropy(scores: jax.Array) -> jax.Array:
-    """How undecided scores [..., K] are: the entropy of their probabilities, in nats."""
+    """Entropy of the probabilities of scores [..., K], in nats."""
     logs = jax.nn.log_softmax(scores)
     return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
 
@@ -278,9 +288,9 @@ def _of_whole_images(scorer: Scorer, model: nn.Module) -> Scorer:
     return scorer if input_size is None else mirrored(scorer, input_size)
 
 
-def _runs_without_keys(one) -> bool:
+def _runs_without_keys(score: Callable[[None], Any]) -> bool:
     try:
-        jax.eval_shape(one, None)
+        jax.eval_shape(score, None)
     except InvalidRngError:
         return False
     return True

@@ -1,9 +1,10 @@
-"""Class maps of images of any size, strip by strip from tiles that overlap."""
+"""Predicts class maps of images of any size from overlapping tiles, strip by strip."""
 
 import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ from scipy.special import entr
 
 from jaxseg.data.images import check_image
 from jaxseg.data.tiff import TiffWindows
-from jaxseg.inference.scorers import Scorer
+from jaxseg.inference.network import Scorer
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
+from jaxseg.ops.resize import pad_edges
 from jaxseg.ops.tiling import tile_starts, weigh
 from jaxseg.parallel.mesh import SPLIT, Batch, create_parallel
 
@@ -21,20 +23,19 @@ TILES_PER_DEVICE = 4
 
 
 class TiledPredictor:
-    """Predicts as the best of `scorers.tiles`, with memory for a strip of the image.
+    """Predicts like `scorers.tiles`, with memory for one strip of the image.
 
         predict = TiledPredictor(scorer, variables, metadata, (512, 512))
         classes = predict(image)
 
-    Probabilities are kept for the rows that later tiles still add to: a tile's height
-    times the image's width times K + 1 numbers of 4 bytes. What else grows with the
-    image is its class map, if all of it is asked for at once, and the image itself,
-    unless it is read by windows. Tiles are scored some at a time, split over the
-    devices, by one program whatever the image's size. An image smaller than a tile is
-    continued to its size by its last row and column.
+    A strip has the height of a tile and the width of the image, with K + 1 float32
+    values per pixel. Only the class map, if requested as a whole, and the image, unless
+    it is read in windows, need memory for the whole image. Tiles are scored in batches
+    split over the devices, by one compiled program for all image sizes. Images smaller
+    than a tile are padded by repeating their last row and column.
 
     Attributes:
-        metadata: of the workdir; `class_names` and `palette` say what classes mean.
+        metadata: metadata of the workdir, with the names and colors of the classes.
     """
 
     def __init__(
@@ -46,71 +47,76 @@ class TiledPredictor:
         overlap: float = 0.5,
         margin: int = 0,
     ):
-        """Sets up the prediction; nothing is compiled yet.
+        """Prepares the prediction; compiles nothing yet.
 
         Args:
-            scorer: of each tile; see `inference`.
-            variables: for it.
-            metadata: of the workdir; `channels` and `class_names` are used.
-            size: height and width of a tile, in pixels.
-            overlap: as of `scorers.tiles`.
-            margin: likewise.
+            scorer: scorer of each tile; see `inference.scorers`.
+            variables: variables for the scorer.
+            metadata: metadata of the workdir.
+            size: (height, width) of a tile, in pixels.
+            overlap: as for `scorers.tiles`.
+            margin: as for `scorers.tiles`.
         """
         self.metadata = metadata
         self._size, self._overlap, self._margin = size, overlap, margin
-        # As written on each device: what one does by loops would be done by all.
+        # Under `jit`, loops in a scorer would not be split over the devices.
         self._parallel = create_parallel("shard_map")
         self._batch = TILES_PER_DEVICE * self._parallel.mesh.size
         self._variables = jax.device_put(variables, self._parallel.replicated)
-        step = partial(_weighed, scorer=scorer, margin=margin)
-        self._weighed = self._parallel.compile(step, outputs=SPLIT)
+        step = partial(_score_tiles, scorer=scorer, margin=margin)
+        self._score = self._parallel.compile(step, outputs=SPLIT)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Maps an image to classes.
 
         Args:
-            image: uint8 [H, W, C] of the network's channels, RGB for three.
+            image: uint8 [H, W, C] with the channels of the network; RGB if they are 3.
 
         Returns:
-            uint8 [H, W], numbers into `metadata.class_names`.
+            Class indices, uint8 [H, W].
 
         Raises:
-            ValueError: if the image is no such array, or has no pixel.
+            ValueError: if the image has another dtype or shape, or is empty.
         """
         strips = self.strips(image)
         return np.concatenate([classes for classes, _ in strips])
 
     def with_entropy(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Classes, and how undecided they are; see `Predictor.with_entropy`."""
-        classes, entropy = zip(*self.strips(image, uncertain=True))
+        """Classes and normalized entropy; see `Predictor.with_entropy`."""
+        classes, entropy = zip(*self.strips(image, with_entropy=True))
         return np.concatenate(classes), np.concatenate(entropy)
 
     def strips(
-        self, image: np.ndarray | TiffWindows, uncertain: bool = False
+        self, image: np.ndarray | TiffWindows, with_entropy: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """The same some rows at a time, from the top to the bottom.
+        """Maps an image to classes in strips of rows, from top to bottom.
 
         Args:
-            image: as above, or one that is read by windows.
-            uncertain: whether the entropy is wanted.
+            image: as for `__call__`, or an image that is read in windows.
+            with_entropy: whether to compute the entropy.
 
         Yields:
-            Classes, uint8 [h, W], and their entropy, float16 [h, W], or None.
+            Class indices, uint8 [h, W], and entropy, float16 [h, W], or None.
+
+        Raises:
+            ValueError: as for `__call__`.
         """
         check_image(image, self.metadata.channels)
         height, width = image.shape[:2]
         for top, totals in self._strips(image):
             totals = totals[: height - top, :width]
             entropy = None
-            if uncertain:
+            if with_entropy:
                 probabilities = totals[..., :-1] / totals[..., -1:]
                 entropy = _entropy(probabilities).astype(np.float16)
             yield totals[..., :-1].argmax(axis=-1).astype(np.uint8), entropy
 
-    def _strips(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """First rows of strips, and the strips' sums over tiles, [h, W, K + 1].
+    def _strips(
+        self, image: np.ndarray | TiffWindows
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The first row of each strip and its sum over tiles, [h, W, K + 1].
 
-        Of an image smaller than a tile they are a tile's.
+        Includes the padding of an image that is smaller than a tile.
         """
         height, width = self._size
         sides = np.maximum(image.shape[:2], self._size).tolist()
@@ -129,36 +135,31 @@ class TiledPredictor:
             strip[: height - done] = strip[done:]
             strip[height - done :] = 0
 
-    def _patches(self, image: np.ndarray, corners: list) -> Iterator[np.ndarray]:
-        """What each tile adds to the sum, [h, w, K + 1], in order."""
+    def _patches(
+        self, image: np.ndarray | TiffWindows, corners: list[tuple[int, int]]
+    ) -> Iterator[np.ndarray]:
+        """Each tile's contribution to the sum, [h, w, K + 1], in order."""
         height, width = self._size
-        waiting = None
+        sides = np.maximum(image.shape[:2], self._size).astype(np.int32)
+        waiting: Any = ()
         for first in range(0, len(corners), self._batch):
-            batch = corners[first : first + self._batch]
-            count = len(batch)
-            batch += batch[-1:] * (self._batch - count)
-            tiles = [image[y : y + height, x : x + width] for y, x in batch]
-            sides = np.maximum(image.shape[:2], self._size)
+            chosen = corners[first : first + self._batch]
+            count = len(chosen)
+            chosen += chosen[-1:] * (self._batch - count)
+            tiles = [image[y : y + height, x : x + width] for y, x in chosen]
             batch = {
-                "image": np.stack([_continued(tile, self._size) for tile in tiles]),
-                "corner": np.array(batch, np.int32),
-                "sides": np.tile(np.int32(sides), (self._batch, 1)),
+                "image": np.stack([pad_edges(tile, self._size) for tile in tiles]),
+                "corner": np.array(chosen, np.int32),
+                "sides": np.tile(sides, (self._batch, 1)),
             }
-            scored = self._weighed(self._variables, self._parallel.place(batch))
-            # The devices are at work on these while those before are added up.
-            if waiting is not None:
-                yield from np.asarray(waiting)
-            waiting = scored[:count]
+            weighted = self._score(self._variables, self._parallel.place(batch))
+            # The devices compute these while the tiles before are added up.
+            yield from np.asarray(waiting)
+            waiting = weighted[:count]
         yield from np.asarray(waiting)
 
 
-def _continued(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A tile of an image that is smaller, by its last row and column."""
-    beyond = [(0, n - m) for n, m in zip(size, tile.shape)]
-    return np.pad(tile, [*beyond, (0, 0)], mode="edge")
-
-
-def _weighed(
+def _score_tiles(
     variables: Variables,
     batch: Batch,
     *,
@@ -166,7 +167,7 @@ def _weighed(
     margin: int,
     axis_name: str | None,
 ) -> jax.Array:
-    """Probabilities of tiles times their weights, and these, [B, h, w, K + 1]."""
+    """Weighted probabilities of tiles and their weights, [B, h, w, K + 1]."""
     del axis_name
     scores = scorer(variables, batch["image"])
     add = jax.vmap(partial(weigh, margin=margin))
@@ -174,6 +175,6 @@ def _weighed(
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Of [..., K], as a share of the most there can be."""
+    """Entropy of [..., K], relative to its maximum."""
     most = math.log(max(2, probabilities.shape[-1]))
     return entr(probabilities).sum(axis=-1) / most

@@ -30,10 +30,10 @@ def frozen_layers(batch_stats: Any, patterns: Sequence[str]) -> frozenset[str]:
     )
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
-            known = ", ".join(layers[:: len(layers) // 12 + 1]) or "(none)"
+            known = ", ".join(layers[:: len(layers) // 12 + 1])
             raise ValueError(
                 f"The pattern {pattern!r} matches none of the model's {len(layers)} "
-                f"BatchNorm layers, such as {known}."
+                f"BatchNorm layers{', such as ' if layers else ''}{known}."
             )
     return frozenset(
         layer

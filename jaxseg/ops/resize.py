@@ -8,10 +8,14 @@ nearest pixels without antialiasing, as in the frameworks of the segmentation pa
 """
 
 import functools
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 
 def resize_bilinear(
@@ -163,6 +167,24 @@ def pad_to(x: jax.Array, size: tuple[int, int], value: float) -> jax.Array:
     fill = [(0, out - n) for n, out in zip(x.shape[1:3], size)]
     fill = [(0, 0), *fill, *[(0, 0)] * (x.ndim - 3)]
     return jnp.pad(x, fill, constant_values=value)
+
+
+def pad_edges(x: ArrayT, size: tuple[Any, Any]) -> ArrayT:
+    """Pads to `size` by repeating the last row and column.
+
+    Args:
+        x: [..., H, W, C], any dtype, a JAX or NumPy array.
+        size: (height, width) of the result, at least those of `x`; may be symbolic.
+
+    Returns:
+        [..., *size, C], the same kind of array.
+    """
+    numpy: Any = np if isinstance(x, np.ndarray) else jnp
+    for axis, out in zip((-3, -2), size):
+        if x.shape[axis] != out:
+            # Not by pad, which does not allow symbolic sizes.
+            x = numpy.take(x, numpy.arange(out), axis=axis, mode="clip")
+    return x
 
 
 def _positions(n, size, count, align_corners):

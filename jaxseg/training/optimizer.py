@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimisers, as optax builds them."""
+"""Learning-rate schedules and optimizers, built with optax."""
 
 import fnmatch
 import math
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxseg.utils.names import suggest_name
 from jaxseg.utils.trees import flatten, path_name
 
 
@@ -22,7 +23,7 @@ def create_schedule(
     every: int = 0,
     decay: float = 0.1,
 ) -> optax.Schedule:
-    """Learning rate as a function of the number of updates done, k = 0, 1, ...
+    """Creates a learning-rate schedule, a function of the number of updates done, k.
 
         lr(k) = learning_rate * shape(k) * min(1, (k + 1) / (warmup_steps + 1))
 
@@ -32,28 +33,28 @@ def create_schedule(
         "poly"      shape(k) = (1 - k / steps)^power
         "cosine"    shape(k) = (1 + cos(pi k / steps)) / 2
 
-    The last two reach 0 at k = steps and stay there. Warm-up multiplies the shape: it
-    neither moves the boundaries nor the end, and no update has the learning rate 0.
-    The value depends on k alone, so the learning rate of any step can be logged from
-    the schedule without the optimiser's state.
+    "poly" and "cosine" are 0 from k = steps on. Warmup multiplies the shape: it moves
+    neither the boundaries nor the end, and no update has the learning rate 0. The value
+    depends only on k, so that the learning rate of any step can be logged without the
+    state of the optimizer.
 
     Args:
         name: "constant", "step", "poly" or "cosine".
-        learning_rate: at the top, positive.
-        steps: number of updates of the whole run; with accumulation these are the
-            optimiser's updates, not the batches.
-        warmup_steps: updates before the full learning rate.
-        power: of "poly".
-        boundaries: of "step": the updates from which on one more decay holds.
-        every: of "step": updates between decays, instead of boundaries.
-        decay: of "step": factor at each boundary.
+        learning_rate: the highest learning rate, positive.
+        steps: number of updates of the whole run; with gradient accumulation these are
+            the updates of the optimizer, not the batches.
+        warmup_steps: updates of linear warmup.
+        power: exponent of "poly".
+        boundaries: of "step": numbers of updates after which the rate decays once more.
+        every: of "step": updates between decays, in place of boundaries.
+        decay: of "step": factor of each decay.
 
     Returns:
-        A function of an integer (or integer array) giving a float32 scalar.
+        A function from an integer, or an array of integers, to float32.
 
     Raises:
-        ValueError: for an unknown name, numbers out of range, or a "step" without
-            exactly one of `boundaries` and `every`.
+        ValueError: if the name is unknown, a number is out of range, or a "step" does
+            not have exactly one of `boundaries` and `every`.
 
     Source: poly: DeepLab v2, section 4.1.1; step: Caffe's "step" and "multistep".
     """
@@ -64,16 +65,17 @@ def create_schedule(
         "cosine": lambda k: (1 + jnp.cos(math.pi * jnp.minimum(k / steps, 1))) / 2,
     }
     if name not in shapes:
-        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(shapes)}")
+        raise ValueError(f"Unknown schedule {name!r}{suggest_name(name, shapes)}")
     if learning_rate <= 0 or steps < 1 or warmup_steps < 0:
         raise ValueError(
-            "learning_rate must be positive, steps at least 1 and warmup_steps at "
-            f"least 0, not {learning_rate}, {steps} and {warmup_steps}"
+            f"learning_rate={learning_rate}, steps={steps} and "
+            f"warmup_steps={warmup_steps}; they must be positive, at least 1 and at "
+            "least 0."
         )
     if name == "step" and bool(boundaries) == (every > 0):
         raise ValueError(
-            'schedule "step" needs either boundaries or every, not '
-            f"boundaries={tuple(boundaries)} and every={every}"
+            'The schedule "step" needs either boundaries or every, not '
+            f"boundaries={tuple(boundaries)} and every={every}."
         )
     shape = shapes[name]
 
@@ -102,50 +104,52 @@ def create_optimizer(
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
 ) -> optax.GradientTransformation:
-    """SGD with momentum or AdamW, with learning rates and decay by parameter path.
+    """Creates SGD with momentum or AdamW, with learning rates by parameter name.
 
-    With g the gradient (clipped), w the parameter, a its learning-rate multiplier,
+    With g the (clipped) gradient, w the parameter and a its learning-rate multiplier,
 
         "sgd"    v <- momentum v + g + weight_decay w;   w <- w - a lr v
         "adamw"  w <- w - a lr (m^ / (sqrt(s^) + 1e-8) + weight_decay w),
                  m^, s^ the unbiased running means of g and g^2 (momentum, 0.999)
 
-    SGD is PyTorch's form, with the learning rate outside the momentum. Caffe has it
-    inside (v <- momentum v + lr (...)), which is the same while it does not change;
-    after a change Caffe's steps of the old size die out over 1 / (1 - momentum)
-    updates, and these change at once.
+    SGD has PyTorch's form, with the learning rate outside the momentum. Caffe has it
+    inside (v <- momentum v + lr (...)). The two are equal while the learning rate is
+    constant; after a change, Caffe's updates approach the new size over about
+    1 / (1 - momentum) updates, and these have it at once.
 
     Args:
         name: "sgd" or "adamw".
         schedule: learning rate by number of updates, from `create_schedule`.
-        momentum: decay of the running mean of gradients, in [0, 1): SGD's momentum,
-            Adam's beta 1.
-        weight_decay: factor of w above, per unit of learning rate. Only leaves named
-            "kernel" decay: no bias and no parameter of BatchNorm.
-        decay_all: let every parameter decay, as SegNet-Basic's solver does.
-        lr_multipliers: pairs (pattern, multiplier). Patterns are shell globs over the
-            whole path of a parameter, "encoder/conv1_1/kernel"; `*` also crosses "/". A
-            parameter's multiplier is the product over all patterns it matches, so that
-            (("*/bias", 2.0), ("head/*", 10.0)) gives the head's bias 20. Where it is 0
-            the parameter is frozen: it does not move or decay at all, and its gradient
-            does not count in clipping.
-        clip_norm: largest global norm of the gradient; None clips nothing.
-        accumulate_steps: batches whose gradients are averaged into one update. The
-            schedule counts updates, so batch i has the learning rate
+        momentum: decay of the running mean of gradients, in [0, 1): momentum of SGD,
+            beta 1 of Adam.
+        weight_decay: factor of w above, per unit of learning rate. Only parameters named
+            "kernel" decay, not biases and not the parameters of BatchNorm.
+        decay_all: whether every parameter decays, as in SegNet-Basic's solver.
+        lr_multipliers: pairs (pattern, multiplier). Patterns are shell globs for the
+            whole name of a parameter, such as "encoder/conv1_1/kernel", where `*` also
+            matches "/". The multiplier of a parameter is the product over all patterns
+            that match it: with (("*/bias", 2.0), ("head/*", 10.0)) it is 20 for the
+            bias of the head. A multiplier of 0 freezes the parameter: it neither changes
+            nor decays, and its gradient is not counted in clipping.
+        clip_norm: largest global norm of the gradient (gradient clipping); None for no
+            clipping.
+        accumulate_steps: batches whose gradients are averaged into one update (gradient
+            accumulation). The schedule counts updates: batch i has the learning rate
             schedule(i // accumulate_steps).
 
     Returns:
-        An optax transformation. Its `init` raises ValueError for a pattern that matches
-        no parameter, or for weight decay without any leaf named "kernel".
+        An optax transformation. Its `init` raises a ValueError if a pattern matches no
+        parameter, or weights are to decay and no parameter is named "kernel".
 
     Raises:
-        ValueError: for an unknown name or a number out of range.
+        ValueError: if the name is unknown, or a number is out of range.
 
     Source: torch.optim.SGD; Loshchilov and Hutter, Decoupled Weight Decay
       Regularization (2019); Caffe's lr_mult.
     """
     if name not in ("sgd", "adamw"):
-        raise ValueError(f"unknown optimizer {name!r}; known: sgd, adamw")
+        known = suggest_name(name, ("sgd", "adamw"))
+        raise ValueError(f"Unknown optimizer {name!r}{known}")
     for key, value, good in (
         ("momentum", momentum, 0 <= momentum < 1),
         ("weight_decay", weight_decay, weight_decay >= 0),
@@ -153,15 +157,15 @@ def create_optimizer(
         ("accumulate_steps", accumulate_steps, accumulate_steps >= 1),
     ):
         if not good:
-            raise ValueError(f"{key} is out of range: {value}")
+            raise ValueError(f"{key}={value} is out of range.")
 
     if name == "sgd":
         descent = (_decay(weight_decay, decay_all), optax.trace(momentum))
     else:
         descent = (optax.scale_by_adam(b1=momentum), _decay(weight_decay, decay_all))
     optimizer = optax.chain(
-        # First, so that a frozen gradient counts nowhere; last, so that the momentum
-        # and the decay are scaled as well, as a learning rate of its own would.
+        # First, so that frozen gradients have no effect. Last, so that momentum and
+        # decay are scaled too, as by a learning rate of the parameter's own.
         _scale_by_path(lr_multipliers, lambda multiplier: float(multiplier > 0)),
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         *descent,
@@ -175,7 +179,7 @@ def create_optimizer(
 
 
 def _decay(weight_decay, decay_all):
-    """Adds weight_decay w, to kernels or to all."""
+    """Adds weight_decay w to the updates of kernels, or of all parameters."""
     if weight_decay == 0:
         return optax.identity()
 
@@ -185,8 +189,8 @@ def _decay(weight_decay, decay_all):
         )
         if not any(jax.tree.leaves(mask)):
             raise ValueError(
-                'weight_decay applies to leaves named "kernel", and there is none '
-                f"among {_some(params)}; set decay_all to decay every parameter"
+                'weight_decay applies to parameters named "kernel", and there is none '
+                f"among {_some(params)}; set decay_all to decay all parameters."
             )
         return mask
 
@@ -196,21 +200,22 @@ def _decay(weight_decay, decay_all):
 
 
 def _scale_by_path(lr_multipliers, factor):
-    """Scales each leaf by factor(its multiplier); 0 stops even NaN and infinity."""
+    """Scales each update by factor(its multiplier); 0 removes even NaN and infinity."""
     pairs = [(pattern, float(multiplier)) for pattern, multiplier in lr_multipliers]
     for pattern, multiplier in pairs:
         if not 0 <= multiplier < math.inf:
             raise ValueError(
-                f"learning-rate multiplier of {pattern!r} is out of range: {multiplier}"
+                f"The learning-rate multiplier {multiplier} of {pattern!r} is out of "
+                "range; it must be at least 0 and finite."
             )
 
     def init(params):
-        names = list(flatten(params))
+        names = flatten(params)
         for pattern, _ in pairs:
             if not any(fnmatch.fnmatchcase(n, pattern) for n in names):
                 raise ValueError(
-                    f"learning-rate pattern {pattern!r} matches no parameter; "
-                    f"there are {_some(params)}"
+                    f"The learning-rate pattern {pattern!r} matches no parameter; "
+                    f"existing parameters: {_some(params)}."
                 )
         return optax.EmptyState()
 
@@ -228,7 +233,7 @@ def _scale_by_path(lr_multipliers, factor):
 
 
 def _some(params, count=12):
-    """The names of some parameters from all over the tree, for a message."""
+    """Names of some parameters, spread over the tree, for a message."""
     names = list(flatten(params))
     shown = names[:: math.ceil(len(names) / count) or 1]
     rest = len(names) - len(shown)

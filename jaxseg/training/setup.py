@@ -1,4 +1,4 @@
-"""What a config trains: the model, its optimizer, its state and its compiled steps."""
+"""The training setup of a config: model, optimizer, state and compiled steps."""
 
 from functools import partial
 from typing import Any
@@ -17,23 +17,23 @@ from jaxseg.training.step import batch_statistics, create_state, train_step
 
 
 class TrainingSetup:
-    """The functions of a run, for the devices that it uses; none is compiled yet.
+    """The model, optimizer and step functions of a run, for the devices that it uses.
 
-    They need no data, and the devices need not exist: `state` and `batch` are abstract,
-    and `train_step.lower(state, batch).compile()` reports the cost of a step ahead of
-    time.
+    Nothing is compiled yet, no data is needed, and the devices do not have to exist:
+    `state` and `batch` are abstract, so that `train_step.lower(state, batch).compile()`
+    compiles a step ahead of time.
 
     Attributes:
         model: the network, with float32 logits; for evaluation.
         model_kwargs: its keyword arguments for `create_model`.
         schedule: learning rate by number of updates.
         init: called as `(key=...)`, returns the state before the first step.
-        train_step: see `training.step.train_step`; called with a state, whose memory
-            it reuses, and a batch.
-        batch_statistics: see `training.step.batch_statistics`; called with a state and
-            a batch.
-        state: shapes, types and placements of a state.
-        batch: the same of the global batch (not for `pmap`).
+        train_step: called with a state, whose memory it reuses, and a batch; see
+            `training.step.train_step`.
+        batch_statistics: called with a state and a batch; see
+            `training.step.batch_statistics`.
+        state: shapes, types and placements of the state.
+        batch: shapes, types and placements of the global batch (not for `pmap`).
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class TrainingSetup:
         """Builds the model, the optimizer and the steps.
 
         Args:
-            config: as `default_config`, and passed by `check_config`.
-            parallel: the devices and the way to use them.
+            config: as `default_config`, and checked by `check_config`.
+            parallel: the devices and how to use them.
             num_classes: K.
             image_shape: (H, W, C) of a training image.
             normalization: of the images.
             loss_fn: (logits, label) -> (sum, denominator); see `create_loss`.
 
         Raises:
-            ConfigError: if the config names what does not exist, or the images cannot
-                be split over the devices.
+            ConfigError: if a name in the config does not exist, or the images cannot be
+                split over the devices.
         """
         channels = image_shape[2]
         for values in (normalization.mean, normalization.std):
@@ -89,11 +89,6 @@ class TrainingSetup:
                 axis_name=parallel.axis_name,
             )
         self.model = model.clone(logits_dtype=jnp.float32)
-        step_args = dict(
-            model=model,
-            normalization=normalization,
-            freeze_batch_stats=tuple(config.train.freeze_batch_stats),
-        )
         ema_decay = config.train.ema_decay
         init = partial(
             create_state,
@@ -106,7 +101,10 @@ class TrainingSetup:
             state = jax.eval_shape(init, jax.random.key(0))
         self.state = parallel.abstract(state)
         with config_section("train.freeze_batch_stats"):
-            frozen_layers(self.state.batch_stats, config.train.freeze_batch_stats)
+            frozen = frozen_layers(
+                self.state.batch_stats, config.train.freeze_batch_stats
+            )
+        step_args = dict(model=model, normalization=normalization, frozen=frozen)
         self.init = jax.jit(
             init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.state)
         )

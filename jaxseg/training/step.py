@@ -1,8 +1,8 @@
-"""The train and evaluation steps: pure functions that take and return everything.
+"""The training step, as a pure function from a state and a batch to the next state.
 
-A step is written for the local part of a batch. Under `jit` on a mesh that is the whole
-batch and `axis_name` is None; under `pmap` and `shard_map` it is one device's part, and
-sums are taken over `axis_name`. The losses are the same either way.
+A step computes the local part of a batch. Under `jit` on a mesh that is the whole batch,
+and `axis_name` is None; under `pmap` and `shard_map` it is the part of one device, and
+sums are taken over `axis_name`. The losses are the same in all cases.
 """
 
 import math
@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from jaxseg.losses import divide
-from jaxseg.models.freezing import freeze, frozen_layers, layer_path
+from jaxseg.models.freezing import freeze, layer_path
 from jaxseg.models.outputs import apply_in_training
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
@@ -26,15 +26,15 @@ from jaxseg.parallel.mesh import Batch, psum_over
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that one step hands to the next.
+    """Everything that changes from one step to the next.
 
     Attributes:
-        step: int32, steps taken so far.
+        step: number of steps taken, int32.
         params: the model's parameters.
         batch_stats: running statistics of its BatchNorm layers.
-        opt_state: the optimiser's.
-        key: typed random key of the run; step k draws from `fold_in(key, k)`.
-        ema: moving average of the parameters, or nothing.
+        opt_state: state of the optimizer.
+        key: typed random key of the run; step k uses `fold_in(key, k)`.
+        ema: exponential moving average (EMA) of the parameters; empty without one.
     """
 
     step: jax.Array
@@ -46,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> Variables:
-        """What `model.apply` takes to evaluate: the averaged parameters, if any."""
+        """Variables of the model for evaluation, with averaged parameters if any."""
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
 
 
@@ -57,14 +57,14 @@ def create_state(
     image_shape: tuple[int, int, int],
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step; parameters drawn from `key`.
+    """Creates the state before the first step, with random parameters.
 
     Args:
         model: the network.
-        optimizer: the optimiser.
-        key: typed random key.
+        optimizer: the optimizer.
+        key: typed random key of the parameters and of the run.
         image_shape: (H, W, C) of a training image.
-        ema: whether parameters will be averaged.
+        ema: whether the state has an average of the parameters.
 
     Returns:
         A `TrainState` at step 0.
@@ -90,41 +90,38 @@ def train_step(
     optimizer: optax.GradientTransformation,
     loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     normalization: Normalization,
-    freeze_batch_stats: tuple[str, ...] = (),
+    frozen: frozenset[str] = frozenset(),
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of gradient descent.
 
-    The loss is a global mean: its sum and its denominator are added up over all devices
-    before they are divided, so that devices with many void pixels weigh less. A model
-    with auxiliary heads adds their losses, each times its weight.
+    The loss is a global mean: its sum and its denominator are added over all devices
+    before they are divided, so that devices with many void pixels count less. The
+    losses of auxiliary heads are added, each times its weight.
 
-    With d the decay, the parameters p_1, ..., p_k after the steps so far are averaged to
+    With decay d, the average of the parameters p_1, ..., p_k after each step so far is
 
         ema_k = sum_i d^(k-i) p_i / sum_i d^(k-i)
 
-    in which, unlike in an average that starts from p_0, no step is forgotten late.
+    which, unlike an average that starts from p_0, is not biased to the initial
+    parameters.
 
     Args:
         state: from `create_state` or the step before.
         batch: `image` uint8 [B, H, W, C] and `label` uint8 [B, H, W], the local part.
         model: the network.
-        optimizer: the optimiser.
+        optimizer: the optimizer.
         loss_fn: (logits, label) -> (sum, denominator).
         normalization: of the image.
-        freeze_batch_stats: globs over the paths of BatchNorm layers, such as
-            "encoder/*", that normalise by their running statistics and keep them.
-        ema_decay: d, in (0, 1), of a state that averages its parameters.
+        frozen: names of BatchNorm layers, from `frozen_layers`, that use their running
+            statistics and do not update them.
+        ema_decay: d, in (0, 1), if the state has an average of the parameters.
         axis_name: mapped axis of the batch, None under `jit`.
 
     Returns:
         The next state, and the scalars `loss` and `grad_norm`.
-
-    Raises:
-        ValueError: if a glob matches no layer.
     """
-    frozen = frozen_layers(state.batch_stats, freeze_batch_stats)
 
     def mean(logits):
         total, denominator = psum_over(loss_fn(logits, batch["label"]), axis_name)
@@ -138,15 +135,15 @@ def train_step(
                 normalization(batch["image"]),
                 jax.random.fold_in(state.key, state.step),
             )
-        # Deep supervision: each auxiliary head has the loss of the main one, weighed.
+        # Deep supervision: auxiliary heads have the same loss, times their weight.
         losses = [weight * mean(logits) for weight, logits in output.auxiliary]
         return sum(losses, start=mean(output.logits)), output.batch_stats
 
     (loss, batch_stats), grads = jax.value_and_grad(compute_loss, has_aux=True)(
         state.params
     )
-    # psum inside the loss makes each device's gradient that of its own part times the
-    # number of devices, so the mean, not the sum, is the gradient of the global loss.
+    # With the psum inside the loss, each device has the gradient of its part times the
+    # number of devices, so that the gradient of the global loss is their mean.
     if axis_name is not None:
         grads = lax.pmean(grads, axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -167,34 +164,30 @@ def batch_statistics(
     *,
     model: nn.Module,
     normalization: Normalization,
-    freeze_batch_stats: tuple[str, ...] = (),
+    frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
 ) -> Any:
-    """The BatchNorm statistics of one batch alone, without any running average.
+    """BatchNorm statistics of a single batch, without a running average.
 
-    Averaged over the training set they are the statistics that SegNet is evaluated
-    with. A layer with momentum m updates r to m r + (1 - m) s, which is affine in r:
-    from r = 0 and r = 1 both m and the batch's own s follow, whatever the layer's m.
+    SegNet is evaluated with their average over the training set. A layer with momentum
+    m updates r to m r + (1 - m) s, where s is the statistic of the batch. As this is
+    affine in r, the results for r = 0 and r = 1 give both m and s.
 
     Args:
-        state: whose parameters are used, averaged ones if it has them.
+        state: its parameters are used, or their average if it has one.
         batch: `image` uint8 [B, H, W, C], the local part.
         model: the network.
         normalization: of the image.
-        freeze_batch_stats: globs of the layers that keep their running statistics.
-        axis_name: mapped axis of the batch; the model itself averages over it.
+        frozen: names of BatchNorm layers that keep their running statistics.
+        axis_name: mapped axis of the batch; not used, as the model averages over it.
 
     Returns:
         A tree like `state.batch_stats`.
-
-    Raises:
-        ValueError: if a glob matches no layer.
 
     Source: SegNet-Tutorial, compute_bn_statistics.py.
     """
     del axis_name
     image = normalization(batch["image"])
-    frozen = frozen_layers(state.batch_stats, freeze_batch_stats)
 
     def updated(value):
         stats = jax.tree.map_with_path(
@@ -207,15 +200,15 @@ def batch_statistics(
             variables = gather(state.variables) | {"batch_stats": stats}
             return apply_in_training(model, variables, image, state.key).batch_stats
 
-    # A frozen layer gives the same both times, and so its own.
+    # A frozen layer returns its own statistics both times, and so do these.
     return jax.tree.map(
         lambda zero, one: zero / (1 - (one - zero)), updated(0.0), updated(1.0)
     )
 
 
 def _average(ema: Any, params: Any, decay: float, count: jax.Array) -> Any:
-    """The average of `count` trees of parameters from that of all but the last."""
-    # The newest one's weight: 1 at first, 1 - decay in the end. 1 - decay**count would
-    # be rounded away where the decay is close to 1.
-    weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    return optax.incremental_update(params, ema, weight)
+    """Updates an average of `count - 1` trees of parameters by one more."""
+    # The weight of the new parameters falls from 1 to 1 - decay. Without expm1,
+    # 1 - decay**count would be rounded to 0 for a decay close to 1.
+    share = (1 - decay) / -jnp.expm1(count * math.log(decay))
+    return optax.incremental_update(params, ema, share)

@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from jaxseg.data.images import read_image
 from jaxseg.inference.image_metrics import load_counts
 from jaxseg.inference.predictor import Predictor
 from jaxseg.models import create_model
+from jaxseg.ops.crf import PRESETS
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.training.step import create_state
 from tests.helpers import make_metadata
@@ -176,7 +178,7 @@ def test_evaluate_scores_a_data_set_that_lies_elsewhere(trained, tmp_path):
     "args, message",
     [
         (["--split", "test"], "has no split 'test'; it has train, val"),
-        (["--checkpoint", "7"], "no checkpoint '7'; take best, latest or one of 1, 2."),
+        (["--checkpoint", "7"], "no checkpoint '7'; use best, latest or one of 1, 2."),
         (["--data-root", "/nowhere"], "/nowhere is no folder. Say by --data-root"),
         (["--output", "/"], "/ is a folder; give --output the name of a file."),
         (["--output", "{tmp}/file/x.json"], "Cannot write to {tmp}/file (File exists)"),
@@ -422,7 +424,7 @@ def test_help_loads_nothing_but_the_command_line():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = ast.literal_eval(done.stdout.splitlines()[-1])
-    assert all(name.startswith("jaxseg.cli") for name in loaded)
+    assert all(name.startswith(("jaxseg.cli", "jaxseg.utils")) for name in loaded)
 
 
 def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
@@ -477,3 +479,10 @@ def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
     )
     command = ["evaluate", f"--workdir={output}", f"--data-root={trained / 'data'}"]
     assert cli.main(command) == 0
+
+
+def test_the_help_names_every_crf(capsys):
+    for name in PRESETS:
+        with pytest.raises(SystemExit):
+            cli.main(["predict", "--help"])
+        assert re.search(rf"\b{name}\b", capsys.readouterr().out)

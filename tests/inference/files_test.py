@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from jaxseg.inference import files as files_module
-from jaxseg.inference.files import Job, find_input_files, predict_file
+from jaxseg.inference.files import InputFile, find_input_files, predict_file
 from jaxseg.inference.predictor import Predictor
 from jaxseg.inference.tiled import TiledPredictor
 from tests.helpers import PALETTE, draw_image, make_metadata
@@ -49,7 +49,7 @@ def test_files_of_every_kind_are_fed_as_a_viewer_shows_them(tmp_path, kind):
         options["exif"] = exif
         image = np.rot90(image, -1)
     picture.save(tmp_path / "image.png", **options)
-    job = Job(
+    job = InputFile(
         tmp_path / "image.png", tmp_path / "a/out.png", tmp_path / "a/overlay.png"
     )
     predict_file(predict, job)
@@ -74,7 +74,9 @@ def test_a_grey_net_reads_colours_as_grey(tmp_path):
     predict = make(channels=1)
     image = draw_image(16, 24)
     Image.fromarray(image).save(tmp_path / "image.png")
-    job = Job(tmp_path / "image.png", tmp_path / "out.png", tmp_path / "overlay.png")
+    job = InputFile(
+        tmp_path / "image.png", tmp_path / "out.png", tmp_path / "overlay.png"
+    )
     predict_file(predict, job)
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     with Image.open(job.index) as written:
@@ -141,7 +143,7 @@ def test_no_image_is_overwritten_by_a_prediction(tmp_path, names):
 
 def test_a_folder_without_images_is_named(tmp_path):
     touch(tmp_path, "in/notes.txt")
-    with pytest.raises(ValueError, match=r"in has no image \(\.png, "):
+    with pytest.raises(ValueError, match=r"in has no images \(\.png, "):
         find_input_files([tmp_path / "in"], tmp_path / "out")
 
 

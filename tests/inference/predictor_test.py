@@ -152,7 +152,7 @@ def test_refinement_sees_the_image_at_its_own_size():
     [
         (
             np.zeros((8, 8, 3), np.float32),
-            r"float32 \[8, 8, 3\].* expects uint8 \[H, W, 3\]",
+            r"float32 \[8, 8, 3\].*expects uint8 \[H, W, 3\]",
         ),
         (np.zeros((8, 8, 1), np.uint8), r"is uint8 \[8, 8, 1\]"),
         (np.zeros((8, 8), np.uint8), r"read_image\(path, 3\)"),

@@ -24,7 +24,7 @@ WIDE = dict(kernel=4, dilation=4, hidden=4096)
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes", "parts", "parameters"),
+    ("name", "num_classes", "kwargs", "parameters"),
     [
         ("fcn32s", 21, dict(encoder="alexnet"), 56_954_261),
         ("fcn32s", 21, dict(encoder="alexnet", geometry="released"), 56_954_261),
@@ -59,9 +59,9 @@ WIDE = dict(kernel=4, dilation=4, hidden=4096)
         ("fcn_resnet50", 21, R101 | dict(aux_weight=0.5), 54_314_346),
     ],
 )
-def test_parameter_counts(name, num_classes, parts, parameters):
+def test_parameter_counts(name, num_classes, kwargs, parameters):
     size = (193, 193) if name == "deconvnet" else (64, 64)
-    assert _count(_params(create_model(name, num_classes, **parts), 3, size)) == (
+    assert _count(_params(create_model(name, num_classes, **kwargs), 3, size)) == (
         parameters
     )
 

@@ -65,14 +65,14 @@ def test_the_encoders_that_can_unpool_are_found():
 @lru_cache
 def _levels(encoder):
     """The shapes of an encoder's levels, traced once for all of its combinations."""
-    model = create_model("encoder_decoder", 5, encoder=encoder, **_parts(encoder))
+    model = create_model("encoder_decoder", 5, encoder=encoder, **_kwargs(encoder))
     image = jnp.zeros((2, 33, 47, 3))
     return jax.eval_shape(
         lambda: model.encoder.init_with_output(jax.random.key(0), image, train=False)[0]
     )
 
 
-def _parts(encoder):
+def _kwargs(encoder):
     return dict(encoder_kwargs=NARROW[encoder], depth=1)
 
 
@@ -88,7 +88,7 @@ def test_grid(encoder, skip, upsampler):
         encoder=encoder,
         skip=skip,
         upsampler=upsampler,
-        **_parts(encoder),
+        **_kwargs(encoder),
     )
     if upsampler == "unpool" and encoder not in MAX_POOLING:
         with pytest.raises(ValueError, match="max-pools at every level"):
@@ -201,9 +201,9 @@ class Doubled(nn.Module):
         return 2 * Bilinear()(x, None, size)
 
 
-def test_parts_may_be_objects():
+def test_components_may_be_objects():
     """A class, a partial of one or a module: none of them registered anywhere."""
-    build = partial(create_model, "encoder_decoder", 5, **_parts("vgg16"))
+    build = partial(create_model, "encoder_decoder", 5, **_kwargs("vgg16"))
     wide = build(upsampler=partial(Transposed, kernel=8), skip=Concat)
     kernel = _shapes(wide)["params"]["decoder"]["upsamplers_1"]["conv"]["kernel"]
     assert kernel.shape == (8, 8, 8, 4)
@@ -249,7 +249,7 @@ def test_the_image_can_be_a_level_without_a_skip():
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("kwargs", "message"),
     [
         (dict(encoder="resnet51"), "Unknown encoder 'resnet51'; did you mean"),
         (dict(skip="sums"), "did you mean 'sum'. Known: concat, gated, none, sum"),
@@ -268,12 +268,12 @@ def test_the_image_can_be_a_level_without_a_skip():
         (dict(skpi="sum"), "did you mean 'skip'"),
     ],
 )
-def test_what_cannot_be_built_is_refused(parts, message):
+def test_what_cannot_be_built_is_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        create_model("encoder_decoder", 5, **parts)
+        create_model("encoder_decoder", 5, **kwargs)
 
 
-def test_parts_may_come_from_json_where_tuples_are_lists():
+def test_kwargs_may_come_from_json_where_tuples_are_lists():
     model = create_model(
         "encoder_decoder",
         3,
@@ -316,7 +316,7 @@ def test_a_decoder_and_a_head_of_ones_own():
         decoder=decoder,
         decoder_kwargs={"factor": 3},
         head=lambda num_classes, options: nn.Conv(num_classes, (1, 1), use_bias=False),
-        **_parts("resnet18"),
+        **_kwargs("resnet18"),
     )
     image = jnp.zeros((1, 33, 47, 3))
     logits, variables = jax.eval_shape(

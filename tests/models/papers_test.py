@@ -55,7 +55,7 @@ def test_rates_are_in_proportion_to_the_output_stride():
 
 def test_v3plus_has_one_skip_at_stride_4():
     image = jnp.zeros((1, 65, 81, 3))
-    for parts in ({}, {"separable": True}, {"output_stride": 8}):
+    for kwargs in ({}, {"separable": True}, {"output_stride": 8}):
         model = create_model(
             "deeplab_v3plus",
             5,
@@ -63,7 +63,7 @@ def test_v3plus_has_one_skip_at_stride_4():
             multi_grid=None,
             width=8,
             low_level=2,
-            **parts,
+            **kwargs,
         )
 
         def decode(model, image):
@@ -132,14 +132,14 @@ def test_fcn_stages_share_their_names():
 
 
 def test_fcn_takes_any_encoder_with_its_strides():
-    for encoder, parts in (
+    for encoder, kwargs in (
         ("resnet18", dict(width=4, depths=(1, 1, 1, 1))),
         ("googlenet", dict(width=8)),
         ("convnext_tiny", dict(widths=(4, 4, 4, 4), depths=(1, 1, 1, 1))),
         ("alexnet", dict(widths=(4, 4, 4, 4, 4))),
     ):
         model = create_model(
-            "fcn8s", 5, encoder=encoder, encoder_kwargs=parts, hidden=8
+            "fcn8s", 5, encoder=encoder, encoder_kwargs=kwargs, hidden=8
         )
         logits = jax.eval_shape(
             lambda model=model: model.init_with_output(
@@ -152,7 +152,7 @@ def test_fcn_takes_any_encoder_with_its_strides():
 
 
 @pytest.mark.parametrize(
-    ("name", "parts", "message"),
+    ("name", "kwargs", "message"),
     [
         ("fcn8s", dict(geometry="caffe"), '"same" or "released"'),
         ("fcn8s", dict(geometry="released", encoder="resnet50"), "known for vgg16"),
@@ -171,9 +171,9 @@ def test_fcn_takes_any_encoder_with_its_strides():
         ("encoder_decoder", dict(encoder_kwargs=dict(widths=(8, 16))), "one of each"),
     ],
 )
-def test_what_a_paper_cannot_have_is_refused(name, parts, message):
+def test_what_a_paper_cannot_have_is_refused(name, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        create_model(name, 5, **parts)
+        create_model(name, 5, **kwargs)
 
 
 @pytest.mark.parametrize("num_classes", [2.5, "11", True])
@@ -183,7 +183,7 @@ def test_classes_are_counted_in_whole_numbers(num_classes):
 
 
 def test_an_image_needs_a_batch_axis():
-    with pytest.raises(ValueError, match=r"Give images \[B, H, W, C\], not \[33, 47"):
+    with pytest.raises(ValueError, match=r"must be \[B, H, W, C\], not \[33, 47"):
         jax.eval_shape(
             lambda: create_model("unet", 3).init(
                 jax.random.key(0), jnp.zeros((33, 47, 3)), train=False
@@ -230,7 +230,7 @@ def test_deconvnet_says_the_least_size():
 def test_images_with_other_channels_than_the_variables_are_refused():
     model = create_model("unet", 2, width=2, levels=2)
     _, variables = _trace(model, (33, 47), channels=1)
-    with pytest.raises(ValueError, match="The image has 3 channels and the variables"):
+    with pytest.raises(ValueError, match="The image has 3 channels, but the variables"):
         jax.eval_shape(
             lambda v: model.apply(v, jnp.zeros((1, 33, 47, 3)), train=False), variables
         )

@@ -195,7 +195,7 @@ def test_equals_segnet_in_pytorch(image):
     )
 
 
-def test_segnet_basic_normalises_the_raw_image_and_has_no_relu_going_up(image):
+def test_segnet_basic_normalizes_the_raw_image_and_has_no_relu_going_up(image):
     model = create_model("segnet_basic", 5, width=4)
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
     apply = jax.jit(lambda x: model.apply(variables, x, train=False))
@@ -223,7 +223,7 @@ def test_unpooling_behind_the_wrong_encoder_is_refused():
     x = jnp.zeros((1, 2, 2, 4))
     with pytest.raises(ValueError, match="max-pools at every level"):
         Unpool().apply({}, x, None, (4, 4))
-    with pytest.raises(ValueError, match="4 channels to a level of 8"):
+    with pytest.raises(ValueError, match="4 channels at a level of 8"):
         Unpool().apply({}, x, jnp.zeros((1, 2, 2, 8), jnp.uint8), (4, 4))
 
 
@@ -239,6 +239,6 @@ def test_unknown_models_are_refused(arguments, message):
         create_model(*arguments)
 
 
-def test_unknown_parts_are_refused():
+def test_unknown_arguments_are_refused():
     with pytest.raises(ValueError, match="did you mean 'dropout'"):
         create_model("segnet", 11, dropuot=0.5)

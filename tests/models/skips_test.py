@@ -64,7 +64,7 @@ def test_sum_without_projection(x, level):
     np.testing.assert_array_equal(y, 2 * level)
     with pytest.raises(ValueError, match="6 channels and the map 3"):
         _run(Sum(project="none"), x, level)
-    with pytest.raises(ValueError, match='take "level", "map" or "none"'):
+    with pytest.raises(ValueError, match='use "level", "map" or "none"'):
         Sum(project="always")
 
 

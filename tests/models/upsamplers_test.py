@@ -41,7 +41,7 @@ def test_transposed_starts_as_bilinear_interpolation(
     module = Transposed(kernel=kernel, strides=strides, per_channel=per_channel)
     y, variables = _run(module, x, None, size)
     expected = resize_bilinear(x, size)
-    # An odd kernel's middle is a cell, half a cell away from half-pixel centres.
+    # An odd kernel's middle is a cell, half a cell away from half-pixel centers.
     if strides % 2 == kernel % 2:
         inside = slice(places, -places)
         np.testing.assert_allclose(
@@ -115,8 +115,8 @@ def test_bilinear_has_both_conventions():
     x = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
     corners = Bilinear(align_corners=True).apply({}, x, None, (1, 3))
     np.testing.assert_allclose(corners.ravel(), [0, 0.5, 1])
-    centres = Bilinear().apply({}, x, None, (1, 4))
-    np.testing.assert_allclose(centres.ravel(), [0, 0.25, 0.75, 1])
+    centers = Bilinear().apply({}, x, None, (1, 4))
+    np.testing.assert_allclose(centers.ravel(), [0, 0.25, 0.75, 1])
 
 
 def test_unpooling_projects_to_the_channels_of_the_places(x):
@@ -142,7 +142,7 @@ def test_every_upsampler_is_called_alike(x, name):
 @pytest.mark.parametrize("module", [Transposed(), PixelShuffle()])
 @pytest.mark.parametrize("size", [(6, 10), (8, 11)])
 def test_levels_that_the_stride_does_not_reach_are_refused(x, module, size):
-    with pytest.raises(ValueError, match="8x10, and the level has"):
+    with pytest.raises(ValueError, match="8x10 cells, and the level has"):
         _run(module, x, None, size)
 
 
@@ -150,8 +150,8 @@ def test_levels_that_the_stride_does_not_reach_are_refused(x, module, size):
     ("arguments", "message"),
     [
         (dict(kernel_size=(2, 2), strides=3), "the output has gaps"),
-        (dict(kernel_size=(2, 3)), "give a square"),
-        (dict(padding="FULL"), 'take "SAME" or "VALID"'),
+        (dict(kernel_size=(2, 3)), "must be a square"),
+        (dict(padding="FULL"), 'use "SAME" or "VALID"'),
     ],
 )
 def test_impossible_kernels_are_refused(arguments, message):

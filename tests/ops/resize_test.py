@@ -194,3 +194,13 @@ def test_cropping_undoes_padding(small, large, value):
     np.testing.assert_array_equal(resize.crop_to(padded, small), x)
     assert (np.asarray(padded)[0, small[0] :] == value).all()
     assert (np.asarray(padded)[0, :, small[1] :] == value).all()
+
+
+@pytest.mark.parametrize("numpy", [np, jnp])
+def test_edges_are_repeated(numpy):
+    x = numpy.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    padded = resize.pad_edges(x, (5, 6))
+    assert isinstance(padded, type(x))
+    expected = np.pad(x, ((0, 0), (0, 2), (0, 2), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(padded, expected)
+    assert resize.pad_edges(x, (3, 4)) is x

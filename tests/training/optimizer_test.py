@@ -87,8 +87,8 @@ def test_warmup_is_linear_and_leaves_the_rest_alone(name, kwargs):
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"name": "linear"}, "known: constant, step, poly, cosine"),
-        ({"name": "poly", "learning_rate": 0}, "learning_rate must be positive"),
+        ({"name": "linear"}, "Known: constant, step, poly, cosine"),
+        ({"name": "poly", "learning_rate": 0}, "learning_rate=0, .* must be positive"),
         ({"name": "step"}, "either boundaries or every"),
         ({"name": "step", "every": 3, "boundaries": (2,)}, "either boundaries or"),
     ],
@@ -250,12 +250,12 @@ def test_accumulation_averages_and_counts_updates():
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"name": "lion"}, "known: sgd, adamw"),
-        ({"momentum": 1.0}, "momentum is out of range: 1.0"),
-        ({"weight_decay": -1.0}, "weight_decay is out of range"),
-        ({"clip_norm": 0.0}, "clip_norm is out of range"),
-        ({"accumulate_steps": 0}, "accumulate_steps is out of range"),
-        ({"lr_multipliers": (("*", -1.0),)}, "out of range: -1.0"),
+        ({"name": "lion"}, "Known: sgd, adamw"),
+        ({"momentum": 1.0}, "momentum=1.0 is out of range"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0 is out of range"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0 is out of range"),
+        ({"accumulate_steps": 0}, "accumulate_steps=0 is out of range"),
+        ({"lr_multipliers": (("*", -1.0),)}, "multiplier -1.0 of .* out of range"),
     ],
 )
 def test_bad_optimizer(kwargs, message):

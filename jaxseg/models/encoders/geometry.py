@@ -55,7 +55,7 @@ def convolution(
 
 
 class ConvNorm(nn.Module):
-    """A convolution, a normalisation and an activation.
+    """A convolution, a normalization and an activation.
 
     Attributes:
         features: output channels.

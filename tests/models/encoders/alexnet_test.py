@@ -41,7 +41,7 @@ def test_published_sizes(first_padding, size, sizes):
 
 
 def test_equals_caffenet_in_pytorch(random_variables):
-    """Groups, and the normalisation behind the poolings, at FCN's padding."""
+    """Groups, and the normalization after the poolings, at FCN's padding."""
     torch = pytest.importorskip("torch")
     f = torch.nn.functional
     encoder = alexnet(widths=(4, 6, 8, 4, 6), first_padding=100, round_up=False)
@@ -58,13 +58,13 @@ def test_equals_caffenet_in_pytorch(random_variables):
     def pool(x):
         return f.max_pool2d(x, 3, 2, ceil_mode=True)
 
-    def normalise(x):
+    def normalize(x):
         return f.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=1.0)
 
     x = torch.tensor(np.array(image).transpose(0, 3, 1, 2))
     x1 = conv(x, "stage1/conv1", stride=4, padding=100)
-    x2 = conv(normalise(pool(x1)), "stage2/conv1", padding=2, groups=2)
-    x3 = conv(normalise(pool(x2)), "stage3/conv1", padding=1)
+    x2 = conv(normalize(pool(x1)), "stage2/conv1", padding=2, groups=2)
+    x3 = conv(normalize(pool(x2)), "stage3/conv1", padding=1)
     x3 = conv(x3, "stage3/conv2", padding=1, groups=2)
     x3 = conv(x3, "stage3/conv3", padding=1, groups=2)
     for ours, theirs in zip(features.maps, (x1, x2, x3, pool(x3)), strict=True):

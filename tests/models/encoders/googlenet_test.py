@@ -34,7 +34,7 @@ def test_equals_bvlc_in_pytorch(random_variables):
     def pool(x):
         return f.max_pool2d(x, 3, 2, ceil_mode=True)
 
-    def normalise(x):
+    def normalize(x):
         return f.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=1.0)
 
     def inception(x, name):
@@ -52,8 +52,8 @@ def test_equals_bvlc_in_pytorch(random_variables):
     x = torch.tensor(np.array(image).transpose(0, 3, 1, 2))
     x = conv(x, params["conv1"], stride=2, padding=3)
     maps = [x]
-    x = conv(normalise(pool(x)), params["conv2_reduce"])
-    maps.append(normalise(conv(x, params["conv2"], padding=1)))
+    x = conv(normalize(pool(x)), params["conv2_reduce"])
+    maps.append(normalize(conv(x, params["conv2"], padding=1)))
     for names in (("3a", "3b"), ("4a", "4b", "4c", "4d", "4e"), ("5a", "5b")):
         x = pool(maps[-1])
         for name in names:

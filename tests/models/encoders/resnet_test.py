@@ -45,7 +45,7 @@ def _dilations(encoder, image):
 
 
 @pytest.mark.parametrize(
-    ("parts", "dilations"),
+    ("kwargs", "dilations"),
     [
         (dict(), [1] * 6 + [1] * 3),
         (dict(output_stride=16), [1] * 6 + [1, 2, 2]),
@@ -58,8 +58,8 @@ def _dilations(encoder, image):
         ),
     ],
 )
-def test_dilations(parts, dilations):
-    encoder = resnet50(width=4, **parts)
+def test_dilations(kwargs, dilations):
+    encoder = resnet50(width=4, **kwargs)
     assert _dilations(encoder, jnp.zeros((1, 33, 33, 3))) == dilations
 
 
@@ -88,12 +88,12 @@ def test_levels_that_share_a_stride_merge(
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("kwargs", "message"),
     [
-        (dict(output_stride=4), "take 8, 16 or 32"),
-        (dict(multi_grid=(1, 2)), "2 factors, and the last stage 3 blocks"),
+        (dict(output_stride=4), "use 8, 16 or 32"),
+        (dict(multi_grid=(1, 2)), "2 factors, but .* 3 blocks"),
     ],
 )
-def test_impossible_dilations_are_refused(parts, message):
+def test_impossible_dilations_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        resnet50(**parts)
+        resnet50(**kwargs)
