@@ -457,7 +457,7 @@ def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
         assert getattr(before, key) == getattr(after, key)
 
     assert cli.main(["import-weights", str(file), f"--output={back}"]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
