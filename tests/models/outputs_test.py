@@ -8,6 +8,7 @@ import pytest
 
 from jaxseg.models import create_model
 from jaxseg.models.outputs import apply_in_training
+from jaxseg.utils import registry
 
 KEY = jax.random.key(2)
 
@@ -75,3 +76,20 @@ def test_a_call_returns_the_logits_alone_and_init_makes_all_parameters(image):
         for stats in (variables["batch_stats"], output.batch_stats)
     )
     assert jnp.any(before != after)
+
+
+def test_a_plain_module_is_a_model_and_keeps_float32(monkeypatch):
+    class Plain(nn.Module):
+        num_classes: int
+
+        @nn.compact
+        def __call__(self, image, *, train):
+            del train
+            return nn.Conv(self.num_classes, (1, 1))(image)
+
+    tables = registry._REGISTERED | {"model": {"plain": Plain}}
+    monkeypatch.setattr(registry, "_REGISTERED", tables)
+    model = create_model("plain", 3)
+    assert isinstance(model, Plain) and model.num_classes == 3
+    with pytest.raises(ValueError, match="Plain has no attribute logits_dtype"):
+        create_model("plain", 3, logits_dtype="bfloat16")
