@@ -1,4 +1,4 @@
-"""What a trained network needs to be used: the one description of a run."""
+"""Metadata of a run: everything that is needed to use a trained network."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,44 +9,44 @@ from jaxseg.ops.image_normalization import Normalization
 from jaxseg.utils.files import PREPARED_DIR
 
 FORMAT_VERSION = 2
-"""Of `to_json`. Version 1, without a number, is what jaxseg 0.1 wrote."""
+"""Version of the format of `to_json`. Version 1, without a number, is from jaxseg 0.1."""
 
 FOLDER_DATASET = {
     "dataset": "folder",
     "root": "",
     "prepared_dir": PREPARED_DIR,
 }
-"""The data of a network that was not trained by jaxseg: a folder yet to be named."""
+"""Data set of a network that was not trained by jaxseg: a folder, given when used."""
 
 Color = tuple[int, int, int]
 
 
 class MetadataError(ValueError):
-    """A description that is damaged, incomplete, or of a newer version."""
+    """Metadata that is damaged, incomplete, or of a newer version."""
 
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """A trained network's description, stored beside its checkpoints.
+    """Metadata of a trained network, stored beside its checkpoints.
 
     Attributes:
         model: keyword arguments of `jaxseg.create_model`.
         class_names: K names.
-        palette: K colors, RGB in 0..255.
-        normalization: of the images.
-        channels: of the images.
-        image_size: height and width in pixels that images are resized to; None for
-            their own size.
+        palette: K RGB colors, from 0 to 255.
+        normalization: normalization of the images.
+        channels: number of channels of the images.
+        image_size: (height, width) in pixels that images are resized to; None if they
+            keep their size.
         data: keyword arguments of `jaxseg.data.create_source`, without the split.
         train_split: name of the training split.
         val_split: name of the validation split.
         eval_batch_size: global batch size of evaluations.
-        absent: what evaluations do with absent classes; see `Confusion.compute`.
-        config: the config of the run; None for weights that were imported.
-        imported: where imported weights came from; None for a run.
-        step: of the checkpoint that was loaded; None for the description of a run.
-        versions: versions of the libraries that wrote it.
-        git_commit: of jaxseg's source tree, where it ran from one.
+        absent: how evaluations treat absent classes; see `Confusion.compute`.
+        config: config of the run; None for imported weights.
+        imported: origin of imported weights; None for a run.
+        step: step of the loaded checkpoint; None in the metadata of a run.
+        versions: versions of the libraries, by name.
+        git_commit: commit of jaxseg's source tree, if it ran from one.
     """
 
     model: Mapping[str, Any]
@@ -67,10 +67,10 @@ class RunMetadata:
     git_commit: str | None = None
 
     def __post_init__(self):
-        """Makes tuples of lists, and checks every field.
+        """Converts lists to tuples, and checks all fields.
 
         Raises:
-            MetadataError: if a value is not what the field is for.
+            MetadataError: if a field has an invalid value.
         """
         for name in ("class_names", "palette", "image_size"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
@@ -86,8 +86,8 @@ class RunMetadata:
             )
         if self.model.get("num_classes", self.num_classes) != self.num_classes:
             raise MetadataError(
-                f"class_names has {self.num_classes} names, and the model "
-                f"{self.model['num_classes']} classes; both must be equal."
+                f"class_names has {self.num_classes} names, but the model has "
+                f"num_classes={self.model['num_classes']}; they must be equal."
             )
         if any(
             len(values) not in (1, self.channels)
@@ -109,34 +109,36 @@ class RunMetadata:
         return len(self.class_names)
 
     def replace(self, **changes: Any) -> "RunMetadata":
-        """A copy with other values."""
+        """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """The description as JSON values, for `from_json`."""
+        """The metadata as JSON values, for `from_json`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["normalization"] = dataclasses.asdict(self.normalization)
         return {"format_version": FORMAT_VERSION} | fields
 
     @classmethod
     def from_json(cls, content: Any, source: str = "the metadata") -> "RunMetadata":
-        """Reads what `to_json` gave, or what an earlier version wrote.
+        """Reads the result of `to_json`, of this or an older version.
 
         Args:
             content: JSON values.
-            source: where they come from, for error messages.
+            source: their origin, for error messages.
 
         Raises:
-            MetadataError: if a key is missing, unknown or has a wrong value, or the
+            MetadataError: if a key is missing, unknown or has an invalid value, or the
                 version is newer than this one.
         """
         if not isinstance(content, dict):
             raise MetadataError(f"{source} is damaged: it is not a JSON object.")
         version = content.get("format_version", 1)
-        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        if not _is_positive(version):
+            raise MetadataError(f"{source} is damaged: invalid format_version.")
+        if version > FORMAT_VERSION:
             raise MetadataError(
-                f"{source} has format version {version}, and this jaxseg reads up to "
-                f"{FORMAT_VERSION}; install a newer jaxseg."
+                f"{source} has format version {version}, but this version of jaxseg "
+                f"supports versions up to {FORMAT_VERSION}; install a newer jaxseg."
             )
         try:
             if version == 1:
@@ -144,7 +146,7 @@ class RunMetadata:
             known = {f.name: f for f in dataclasses.fields(cls)}
             given = {k: v for k, v in content.items() if k != "format_version"}
             if unknown := given.keys() - known.keys():
-                raise MetadataError(f"unknown key {sorted(unknown)[0]!r}.")
+                raise MetadataError(f"the key {sorted(unknown)[0]!r} is unknown.")
             required = {
                 name
                 for name, f in known.items()
@@ -156,30 +158,40 @@ class RunMetadata:
             return cls(**given)
         except MetadataError as error:
             raise MetadataError(f"{source} is damaged: {error}") from error
-        except (TypeError, AttributeError, KeyError) as error:
+        except RecursionError as error:
             raise MetadataError(
-                f"{source} is damaged: {type(error).__name__}: {error}."
+                f"{source} is damaged: it is nested too deeply."
             ) from error
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_count(value) and value > 0
 
 
 def _is_color(value: Any) -> bool:
     return (
         isinstance(value, tuple)
         and len(value) == 3
-        and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
+        and all(_is_count(v) and v <= 255 for v in value)
     )
 
 
 def _is_size(value: Any) -> bool:
     return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and all(isinstance(v, int) and v > 0 for v in value)
+        isinstance(value, tuple) and len(value) == 2 and all(map(_is_positive, value))
     )
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_normalization(value: Any) -> bool:
+    return (
+        isinstance(value, Normalization)
+        and all(isinstance(v, int | float) for v in (*value.mean, *value.std))
+        and all(v > 0 for v in value.std)
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -205,64 +217,75 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "palette": (
         lambda x: isinstance(x, tuple) and all(map(_is_color, x)),
-        "a tuple of RGB colors in 0..255",
+        "a tuple of RGB colors from 0 to 255",
     ),
-    "normalization": (lambda x: isinstance(x, Normalization), "a Normalization"),
-    "channels": (_is_positive, "a positive whole number"),
+    "normalization": (
+        _is_normalization,
+        "a Normalization: numbers mean, and positive numbers std",
+    ),
+    "channels": (_is_positive, "a positive integer"),
     "image_size": (_or_none(_is_size), "(height, width) in pixels, or None"),
     "data": (_is_mapping, "the arguments of create_source"),
     "train_split": (_is_text, "a name"),
     "val_split": (_is_text, "a name"),
-    "eval_batch_size": (_is_positive, "a positive whole number"),
+    "eval_batch_size": (_is_positive, "a positive integer"),
     "absent": (lambda x: x in ("exclude", "zero"), "'exclude' or 'zero'"),
     "config": (_or_none(_is_mapping), "a mapping, or None"),
     "imported": (_or_none(_is_mapping), "a mapping, or None"),
-    "step": (_or_none(lambda x: isinstance(x, int) and x >= 0), "a step, or None"),
+    "step": (_or_none(_is_count), "a step, or None"),
     "versions": (_is_mapping, "versions by name"),
     "git_commit": (_or_none(_is_text), "a commit, or None"),
 }
 
 
 def _normalization(value: Any) -> Any:
-    """What `Normalization` was written as; anything else is for the checks to refuse."""
-    if isinstance(value, Mapping) and value.keys() == {"mean", "std"}:
+    """A `Normalization` from its JSON values; others are left for the checks."""
+    if (
+        isinstance(value, Mapping)
+        and value.keys() == {"mean", "std"}
+        and all(isinstance(v, list | tuple) for v in value.values())
+    ):
         return Normalization(tuple(value["mean"]), tuple(value["std"]))
     return value
 
 
 def _tuples(value: Any) -> Any:
-    """The same with tuples for lists."""
+    """Converts lists to tuples, also nested ones."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Renames what jaxseg 0.1 called otherwise."""
+    """Renames the keys of jaxseg 0.1 to the present ones."""
     new = dict(content)
-    new["model"] = _kwargs_for_parts(content["model"])
+    if isinstance(new.get("model"), Mapping):
+        new["model"] = _rename_parts(new["model"])
     evaluation = new.pop("eval", {})
+    if not isinstance(evaluation, Mapping):
+        raise MetadataError("eval must be a mapping.")
     new["eval_batch_size"] = evaluation.get("batch_size", 8)
     new["absent"] = evaluation.get("absent", "exclude")
-    if new.get("config") is not None:
+    if isinstance(new.get("config"), Mapping):
         new["config"] = config_from_version_1(new["config"])
     return new
 
 
 def config_from_version_1(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config of jaxseg 0.1 with today's keys: `model.kwargs`, `loss.chunks`."""
+    """A config of jaxseg 0.1 with the present keys: `model.kwargs`, `loss.chunks`."""
     new = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     for section, old, name in (
         ("model", "parts", "kwargs"),
         ("loss", "parts", "chunks"),
     ):
-        if old in new.get(section, {}):
+        if isinstance(new.get(section), Mapping) and old in new[section]:
             new[section][name] = new[section].pop(old)
-    if "kwargs" in new.get("model", {}):
-        new["model"]["kwargs"] = _kwargs_for_parts(new["model"]["kwargs"])
+    model = new.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("kwargs"), Mapping):
+        new["model"]["kwargs"] = _rename_parts(model["kwargs"])
     return new
 
 
-def _kwargs_for_parts(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`encoder_parts` and the like were renamed to `encoder_kwargs`."""
+def _rename_parts(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames `encoder_parts` and the like to `encoder_kwargs`."""
     return {
         f"{key.removesuffix('_parts')}_kwargs" if key.endswith("_parts") else key: value
         for key, value in arguments.items()

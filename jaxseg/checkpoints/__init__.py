@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its states, and its description."""
+"""Checkpoints of a run and the workdir that describes it."""
 
 from jaxseg.checkpoints.manager import (
     CheckpointManager,

@@ -1,15 +1,17 @@
-"""Checkpoints of a run by Orbax: any pytree, and the position in the data."""
+"""Checkpoints of a run, by Orbax: any pytree, and the position in the data."""
 
 import itertools
 import logging
 import os
 import shutil
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
@@ -19,19 +21,20 @@ from jaxseg.utils.trees import flatten
 State = TypeVar("State")
 
 UNSCORED = -1.0
-"""The mIoU of a checkpoint that was saved without an evaluation: never the best."""
+"""mIoU of a checkpoint that was saved without an evaluation: never the best one."""
 
 
 class CorruptCheckpointError(ValueError):
-    """A checkpoint's files are damaged, or some are missing."""
+    """Files of a checkpoint are damaged or missing."""
 
 
 class IncompatibleCheckpointError(ValueError):
-    """A checkpoint is whole, but this run cannot continue from it.
+    """A checkpoint is intact, but this run cannot resume from it.
 
     Attributes:
-        reason: "weights" if it holds parameters without a run, "version" if an older
-            jaxseg wrote it, "batch_size", or "leaves" if its arrays differ.
+        reason: "weights" if it has only the weights of a model, "version" if an older
+            jaxseg wrote it, "batch_size" if the global batch size differs, "leaves" if
+            arrays differ.
         leaves: names of the arrays that differ.
     """
 
@@ -49,12 +52,12 @@ class IncompatibleCheckpointError(ValueError):
 class CheckpointManager:
     """The checkpoints of one run: the latest two, and the best by validation mIoU.
 
-    Saving is asynchronous and atomic: a run killed at any moment leaves only whole
-    checkpoints behind. The latest but one is kept to fall back on.
+    Saving is asynchronous and atomic: a run that is killed at any time leaves only
+    complete checkpoints. The second latest is kept in case the latest is damaged.
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        """Opens `workdir/checkpoints`, making it where it does not exist."""
+        """Opens `workdir/checkpoints`; creates it if it does not exist."""
         self.directory = Path(workdir).absolute() / "checkpoints"
         managers = checkpoint_managers
         kept = managers.AnyPreservationPolicy(
@@ -77,37 +80,37 @@ class CheckpointManager:
         )
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, ascending."""
+        """Steps of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: Any, data: dict, miou: float | None = None
+        self, step: int, state: Any, data: dict[str, Any], miou: float | None = None
     ) -> None:
         """Saves the state after a step; returns while the files are being written.
 
         Args:
-            step: number of steps taken.
-            state: after the step; a TrainState in a run.
-            data: position in the training data, as JSON.
-            miou: of the validation set at this step, where it was evaluated.
+            step: number of steps so far.
+            state: the state, any pytree of arrays.
+            data: position in the training data, JSON values.
+            miou: validation mIoU at this step; None if it was not evaluated.
         """
         score = UNSCORED if miou is None or miou != miou else float(miou)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_shared(state)),
+                state=ocp.args.StandardSave(_to_global(state)),
                 data=ocp.args.JsonSave(data),
             ),
             metrics={"miou": score},
         )
 
-    def restore(self, step: int, like: State) -> tuple[State, dict]:
+    def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """Reads the state after `step`.
 
         Args:
             step: one of `steps()`.
-            like: shapes, types and placements of the state, whatever the devices and
-                placements that it was saved from.
+            like: shapes, dtypes and placements of the state; the placements may differ
+                from those that it was saved with.
 
         Returns:
             The state and the position in the data.
@@ -115,7 +118,7 @@ class CheckpointManager:
         Raises:
             CorruptCheckpointError: if files are damaged or missing.
             IncompatibleCheckpointError: if its arrays differ from those of `like`, it
-                holds weights alone, or an older version wrote it.
+                has only weights, or an older version wrote it.
         """
         self._check_leaves(step, like)
         data = self._read(
@@ -136,8 +139,8 @@ class CheckpointManager:
         self, step: int, item: str, handler: type, args: ocp.args.CheckpointArgs
     ) -> Any:
         path = self.directory / str(step)
-        # Each process for itself: the manager would wait for one that cannot read its
-        # part, and that one for the others.
+        # Each process reads on its own. Otherwise, if one cannot read its files, the
+        # processes would wait for each other forever.
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}
@@ -157,21 +160,23 @@ class CheckpointManager:
         batch_size: int,
         fallback: bool,
         accept_batch_size: bool,
-    ) -> tuple[State, dict] | None:
-        """Reads the state to resume from, the same in all processes.
+    ) -> tuple[State, dict[str, Any]] | None:
+        """Reads the latest checkpoint, the same one in all processes.
 
         Args:
-            like: as in `restore`.
+            like: as for `restore`.
             batch_size: global batch size of the run that resumes.
-            fallback: whether to set a damaged checkpoint aside and read the one before.
-            accept_batch_size: whether the state may come from another batch size.
+            fallback: whether to move a damaged checkpoint away and read the one before
+                it.
+            accept_batch_size: whether the global batch size may differ from that of the
+                checkpoint.
 
         Returns:
             The state and the position in the data; None if there is no checkpoint.
 
         Raises:
             CorruptCheckpointError: if files are damaged or missing, in any process.
-            IncompatibleCheckpointError: as `restore`; or if the batch size differs.
+            IncompatibleCheckpointError: as for `restore`, or if the batch size differs.
         """
         steps = self.steps()
         check_same({"checkpoints in the workdir": steps})
@@ -189,17 +194,20 @@ class CheckpointManager:
             damage = damage or corrupt(self.directory / str(step))
             if not fallback:
                 raise CorruptCheckpointError(
-                    f"{damage} The workdir has checkpoints of the steps {steps}."
+                    f"{damage} The workdir has checkpoints of steps {steps}."
                 ) from damage
             aside = self.set_aside(step)
             if jax.process_index() == 0:
-                print(f"{damage} It was moved to {aside}.", flush=True)
+                print(f"{damage} It has been moved to {aside}.", flush=True)
         return None
 
     def set_aside(self, step: int) -> Path:
-        """Renames a checkpoint that cannot be read, so that its step can be saved.
+        """Renames a damaged checkpoint, so that its step can be saved again.
 
-        Of several processes all must ask for it.
+        All processes must call it.
+
+        Returns:
+            The new path, in the workdir.
         """
         source = self.directory / str(step)
         name = f"corrupt_checkpoint_{step}"
@@ -213,15 +221,20 @@ class CheckpointManager:
         return target
 
     def wait(self) -> None:
-        """Waits until every checkpoint is written."""
+        """Waits until all checkpoints are written."""
         self._manager.wait_until_finished()
 
     def __enter__(self) -> "CheckpointManager":
-        """The checkpoints themselves."""
+        """Returns itself."""
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
-        """Waits until every checkpoint is written, and closes."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits until all checkpoints are written, and closes."""
         with limited_wait(error):
             self.wait()
             self._manager.close()
@@ -230,7 +243,8 @@ class CheckpointManager:
         stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
         if "step" not in stored:
             raise IncompatibleCheckpointError(
-                f"{self.directory.parent} holds weights, and no run to resume.",
+                f"{self.directory.parent} has the weights of a model, but no run that "
+                "could be resumed.",
                 "weights",
             )
         names = stored.keys() | wanted.keys()
@@ -244,7 +258,7 @@ class CheckpointManager:
             if len(differing) > 6:
                 shown.append(f"  and {len(differing) - 6} more")
             raise IncompatibleCheckpointError(
-                f"{self.directory / str(step)} does not fit this run. These arrays "
+                f"{self.directory / str(step)} does not match this run. These arrays "
                 "differ:\n" + "\n".join(shown),
                 "leaves",
                 tuple(differing),
@@ -254,14 +268,14 @@ class CheckpointManager:
 def _check_batch_size(step: int, saved: int, given: int) -> None:
     if given != saved:
         raise IncompatibleCheckpointError(
-            f"Up to step {step} this run had the global batch size {saved}, and not "
+            f"Up to step {step} this run had a global batch size of {saved}; now it is "
             f"{given}.",
             "batch_size",
         )
 
 
-def _shared(state: Any) -> Any:
-    """A state that each process has for itself, as under `pmap`, as one of them all."""
+def _to_global(state: Any) -> Any:
+    """Makes global arrays of a state that is local to each process, as under `pmap`."""
     leaves = jax.tree.leaves(state)
     if jax.process_count() == 1 or not all(x.is_fully_addressable for x in leaves):
         return state
@@ -272,32 +286,33 @@ def _shared(state: Any) -> Any:
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of a saved state by their names, "params/head/bias".
+    """Shapes of the arrays of a saved state by name, such as "params/head/bias".
 
     Args:
-        path: of the checkpoint of one step.
+        path: folder of the checkpoint of one step.
 
     Raises:
-        CorruptCheckpointError: if they cannot be found out.
+        CorruptCheckpointError: if they cannot be read.
     """
     try:
-        return _shapes(ocp.PyTreeCheckpointHandler().metadata(path / "state").tree)
+        stored = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path / "state"))
+        return _shapes(stored.tree)
     except Exception as error:
         raise corrupt(path, error) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of each leaf by its path; not the random key, which is stored unwrapped."""
+    """Shape of each leaf by its path, except the random key, which is stored as data."""
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
     return {name: shape for name, shape in shapes.items() if name != "key"}
 
 
 def corrupt(path: Path, cause: Exception | None = None) -> CorruptCheckpointError:
-    """The error for a checkpoint that Orbax cannot read, with the reason it gives."""
-    # Orbax reads leaves concurrently and reports the first failure; asyncio would log
-    # all the others, a page each.
+    """The error for a checkpoint that Orbax cannot read, with Orbax's message."""
+    # Orbax reads arrays concurrently and raises the first error; asyncio would log a
+    # traceback for each of the others.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     reason = "" if cause is None else f" ({str(cause).partition(chr(10))[0][:200]})"
     return CorruptCheckpointError(
-        f"The checkpoint {path} cannot be read: it is damaged.{reason}"
+        f"The checkpoint {path} cannot be read; it is damaged.{reason}"
     )

@@ -1,6 +1,6 @@
-"""A workdir describes itself: a trained model with everything its use requires.
+"""Workdirs: trained models with everything that is needed to use them.
 
-A workdir holds
+A workdir contains
 
     metadata.json     model, class names, palette, normalization, config, versions
     checkpoints/K/    the state after step K; K is 0 for imported weights
@@ -43,19 +43,19 @@ METADATA = "metadata.json"
 def load(
     workdir: str | os.PathLike, checkpoint: str | int = "best"
 ) -> tuple[nn.Module, Variables, RunMetadata]:
-    """Opens a trained model with nothing but its workdir.
+    """Loads a trained model from its workdir.
 
     Args:
-        workdir: of a training run, of imported weights, or made by `save`.
+        workdir: folder of a training run, of imported weights, or written by `save`.
         checkpoint: "best" by validation mIoU, "latest", or a step.
 
     Returns:
-        The linen module; its variables, `batch_stats` and `params`, averaged ones if
-        the run averaged them; and its `RunMetadata`, with the step of the checkpoint.
+        The linen module; its variables `params`, averaged if the run averages them, and
+        `batch_stats`; and its `RunMetadata`, with the step of the checkpoint.
 
     Raises:
         ValueError: if the workdir or the checkpoint does not exist.
-        MetadataError: if the metadata are damaged, or of a newer version.
+        MetadataError: if the metadata is damaged or of a newer version.
         CorruptCheckpointError: if files are damaged or missing.
     """
     metadata = read_metadata(workdir)
@@ -96,24 +96,25 @@ def save(
     palette: Sequence[Sequence[int]] | None = None,
     **fields: Any,
 ) -> None:
-    """Makes a workdir of a model that comes from elsewhere, for `load` and `jaxseg`.
+    """Saves a model as a workdir, for `load` and the commands of `jaxseg`.
 
     Args:
-        workdir: folder to make; it must not hold a run.
+        workdir: folder to create; it must not contain a run.
         variables: `params`, and `batch_stats` if the model has them.
         model: keyword arguments of `create_model`.
-        normalization: of the images, or its `mean` and `std`.
-        class_names: K names; by default the numbers of the classes.
-        palette: K colors, RGB; by default distinct ones.
+        normalization: normalization of the images, or its `mean` and `std`.
+        class_names: K names; by default the class indices.
+        palette: K RGB colors; by default distinct ones.
         **fields: other fields of `RunMetadata`.
 
     Raises:
-        ValueError: if the folder holds a run, or the variables are not the model's.
-        MetadataError: if a field of the metadata has a wrong value.
+        ValueError: if the folder contains a run, or the variables do not match the
+            model.
+        MetadataError: if a field of the metadata has an invalid value.
     """
     workdir, num_classes = Path(workdir), model["num_classes"]
     if (workdir / METADATA).exists() or (workdir / "checkpoints").exists():
-        raise ValueError(f"{workdir} holds a run already; give another folder.")
+        raise ValueError(f"{workdir} already contains a run; use another folder.")
     if not isinstance(normalization, Normalization):
         mean, std = normalization["mean"], normalization["std"]
         normalization = Normalization(tuple(mean), tuple(std))
@@ -134,16 +135,16 @@ def save(
 
 
 class NormalizationMismatchError(ValueError):
-    """Pretrained weights expect images normalized in another way."""
+    """Pretrained weights were trained with a different normalization of the images."""
 
 
 class PretrainedWeights:
-    """Weights of another run, or of a file, to initialize a model from.
+    """Pretrained weights of another run, or of a file, to initialize a model from.
 
-    From a workdir the best checkpoint is taken by the names of its arrays: those that
-    both models have are copied, and those that only the new one has keep their initial
-    values, so that FCN-16s starts from FCN-32s. In a file every array must have its
-    place, except with `head="new"`. A file is read once, when it is first needed.
+    For a workdir, arrays of the best checkpoint are matched by name: those of both
+    models are copied, and those of the new model only keep their initial values, so that
+    FCN-16s can be fine-tuned from FCN-32s. Every array of a file must match, except with
+    `head="new"`. A file is read once, when it is first needed.
     """
 
     def __init__(
@@ -152,12 +153,13 @@ class PretrainedWeights:
         model: Mapping[str, Any],
         head: str = "keep",
     ):
-        """Takes note of what to read.
+        """Stores the arguments; reads nothing yet.
 
         Args:
-            path: a workdir or a file of weights.
-            model: keyword arguments of `create_model` for the model to initialize.
-            head: "new" keeps the initial values of layers that depend on the classes.
+            path: a workdir or a weight file.
+            model: keyword arguments of `create_model` of the model to initialize.
+            head: "keep", or "new" to keep the initial values of layers that depend on
+                the number of classes.
 
         Raises:
             ValueError: if `head` is neither "keep" nor "new".
@@ -184,32 +186,34 @@ class PretrainedWeights:
         """Copies the weights into a model's variables.
 
         Args:
-            variables: `params` and `batch_stats` before the first step.
-            normalization: of the images that the new run feeds.
+            variables: initial `params` and `batch_stats`.
+            normalization: normalization of the images in the new run.
 
         Returns:
-            The variables; names of the arrays that were not found; names of those
-            found that have no place in the new model.
+            The variables; the names of arrays that were not found; and the names of
+            pretrained arrays that were not used.
 
         Raises:
-            ValueError: if an array of the same name has another shape, or no name is
-                common to both.
+            ValueError: if an array of the same name has another shape, or the models
+                have no name in common.
             NormalizationMismatchError: if the normalizations differ.
         """
         found, missing, unused = self._read(variables)
         if not found:
-            raise ValueError(f"{self.path} has no parameter of this model's names.")
+            raise ValueError(
+                f"{self.path} and this model have no parameter names in common; use "
+                "weights of the same kind of model."
+            )
         if self.normalization != normalization:
             raise NormalizationMismatchError(
                 f"{self.path} was trained with {self.normalization}, and this run uses "
                 f"{normalization}."
             )
-        # From the host: what lies on one device cannot go to another process's.
-        target = flatten(variables)
-        # In the same order in all processes, which place the arrays together.
+        # From the host, because device arrays cannot move to other processes; in the
+        # same order in all processes, which place the arrays together.
         placed = {
             name: jax.device_put(np.asarray(found[name]), leaf.sharding)
-            for name, leaf in target.items()
+            for name, leaf in flatten(variables).items()
             if name in found
         }
         return replace_leaves(variables, placed), missing, unused
@@ -236,18 +240,18 @@ class PretrainedWeights:
 
 
 def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int:
-    """The step of the checkpoint that is asked for.
+    """Finds the step of a checkpoint.
 
     Args:
-        workdir: of a training run.
-        checkpoint: "best" by validation mIoU (the latest, where none was evaluated),
+        workdir: folder of a training run.
+        checkpoint: "best" by validation mIoU (the latest if none was evaluated),
             "latest", or a step.
 
     Returns:
         The step.
 
     Raises:
-        ValueError: if there is no such checkpoint; the message lists those there are.
+        ValueError: if there is no such checkpoint; the message lists the existing ones.
     """
     directory = Path(workdir) / "checkpoints"
     steps = sorted(
@@ -256,7 +260,7 @@ def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int
         if path.name.isdecimal()
     )
     if not steps:
-        raise ValueError(f"{workdir} has no checkpoint; train into it first.")
+        raise ValueError(f"{workdir} has no checkpoint; train with this workdir first.")
     if checkpoint == "latest":
         return steps[-1]
     if checkpoint == "best":
@@ -264,13 +268,13 @@ def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int
     if str(checkpoint).isdecimal() and int(checkpoint) in steps:
         return int(checkpoint)
     raise ValueError(
-        f"{workdir} has no checkpoint {checkpoint!r}; take best, latest or one of "
+        f"{workdir} has no checkpoint {checkpoint!r}; use best, latest or one of "
         f"{', '.join(map(str, steps))}."
     )
 
 
 def write_metadata(workdir: str | os.PathLike, metadata: RunMetadata) -> None:
-    """Writes the description of a workdir, with versions and commit, atomically."""
+    """Writes the metadata of a workdir, with versions and commit, atomically."""
     path = Path(workdir) / METADATA
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = metadata.replace(versions=_versions(), git_commit=_commit())
@@ -278,11 +282,11 @@ def write_metadata(workdir: str | os.PathLike, metadata: RunMetadata) -> None:
 
 
 def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
-    """Reads what `write_metadata` wrote, or what an earlier version did.
+    """Reads the metadata of a workdir, of this or an older version.
 
     Raises:
         ValueError: if the folder is not a workdir.
-        MetadataError: if the file is damaged, or of a newer version.
+        MetadataError: if the file is damaged or of a newer version.
     """
     path = Path(workdir) / METADATA
     if not path.is_file():
@@ -291,7 +295,7 @@ def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
         )
     try:
         content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MetadataError(f"{path} is damaged: {error}.") from error
     return RunMetadata.from_json(content, str(path))
 
@@ -308,7 +312,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, where the package runs from one."""
+    """The git commit of the package's source tree, if it is one."""
     try:
         output = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
@@ -328,7 +332,8 @@ def _check_variables(state: Variables, metadata: RunMetadata) -> None:
     wrong = sorted(given.keys() ^ wanted.keys())
     if wrong:
         raise ValueError(
-            f"These are not the variables of {metadata.model_name}: "
-            f"only one of them has {', '.join(wrong[:6])}."
+            f"The variables do not match {metadata.model_name}: "
+            f"{', '.join(wrong[:6])} {'is' if len(wrong) == 1 else 'are'} missing or "
+            "unknown."
         )
     transfer(state, like)  # raises an error for a wrong shape

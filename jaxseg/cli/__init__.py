@@ -1,12 +1,13 @@
 """The `jaxseg` command.
 
-Each command is a module with two functions: `add` describes its arguments, `run` does
-the work and returns the exit status. Heavy modules are imported inside the latter, so
-that help appears at once.
+Each command is a module with two functions: `add` adds its parser, and `run` does the
+work and returns the exit status. `run` imports the heavy modules, so that `--help` is
+fast.
 """
 
 import argparse
 import sys
+from typing import NoReturn
 
 import jaxseg
 from jaxseg.cli import (
@@ -42,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        argv: its arguments; None for those of the process.
+        argv: command line arguments; None for those of the process.
 
     Returns:
-        The exit status: 0, or 1 for a failure, whose reason is on stderr as
-        `error: ...`. A wrong usage ends the process with status 2.
+        The exit status: 0, or 1 after an error, which is printed to stderr as
+        `error: ...`. Invalid arguments exit the process with status 2.
     """
     parser = _parser()
     args, others = parser.parse_known_args(argv)
@@ -54,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     args.overrides = others
     if not args.debug:
-        # When a file of a checkpoint is missing, TensorStore's threads would print a
-        # traceback for every other read that was under way.
+        # If a file of a checkpoint is missing, TensorStore's threads would print a
+        # traceback for every other read in progress.
         sys.unraisablehook = lambda unraisable: None
     try:
         import_modules(args.imports or ())
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(2, f"error: {message}\n")
 

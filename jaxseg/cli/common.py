@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""Functions that several commands share."""
 
 import argparse
 import importlib
@@ -7,15 +7,45 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxseg.utils.registry import UnknownNameError
 
+if TYPE_CHECKING:
+    import flax.linen as nn
 
-def add_command(commands, name, run, *, summary, description, example):
-    """A parser with what all commands have in common."""
+    from jaxseg.data import Source
+    from jaxseg.metadata import RunMetadata
+    from jaxseg.models.variables import Variables
+
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+"""What `add_subparsers` returns."""
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    summary: str,
+    description: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Adds a command with the options that all commands have.
+
+    Args:
+        commands: subparsers to add it to.
+        name: name of the command.
+        run: function that runs it and returns the exit status.
+        summary: one line for the list of commands.
+        description: text for `--help`.
+        example: example command line for `--help`.
+
+    Returns:
+        The command's parser.
+    """
     parser = commands.add_parser(
         name,
         help=summary,
@@ -30,8 +60,8 @@ def add_command(commands, name, run, *, summary, description, example):
     return parser
 
 
-def add_workdir(parser):
-    """The arguments of commands that open a workdir, for `open_workdir`."""
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of commands that open a workdir, for `open_workdir`."""
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder of the training run"
     )
@@ -112,8 +142,15 @@ def import_advice(error: BaseException | None) -> str:
     return ""
 
 
-def open_workdir(args) -> tuple[Any, Any, Any]:
-    """Model, variables and metadata of the workdir and checkpoint that are asked for."""
+def open_workdir(
+    args: argparse.Namespace,
+) -> "tuple[nn.Module, Variables, RunMetadata]":
+    """Loads model, variables and metadata from the options of `add_workdir`.
+
+    Raises:
+        ValueError: if there is no such workdir or checkpoint; the message lists the
+            existing ones.
+    """
     from jaxseg.checkpoints.run import METADATA, load
     from jaxseg.parallel.compilation import enable_compilation_cache
 
@@ -124,45 +161,77 @@ def open_workdir(args) -> tuple[Any, Any, Any]:
         known = [str(path) for path in near if (path / METADATA).is_file()]
         raise ValueError(
             f"{workdir} is not the workdir of a training run: it has no {METADATA}. "
-            + (f"Existing workdirs: {', '.join(known)}." if known else "Train first.")
+            + (
+                f"Existing workdirs: {', '.join(known)}."
+                if known
+                else "Train a network first."
+            )
         )
     return load(workdir, args.checkpoint)
 
 
-def open_split(args, metadata):
-    """The split to score on, which must have the classes of the network."""
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of commands that evaluate on a split, for `open_split`."""
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="split to evaluate (default: the validation split)",
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="folder of the data set, if it differs from the one used for training; "
+        "may be another data set with the same classes",
+    )
+
+
+def open_split(args: argparse.Namespace, metadata: "RunMetadata") -> "Source":
+    """Opens the split to evaluate, from the options of `add_split`.
+
+    Raises:
+        ValueError: if the data set does not exist or has other classes than the
+            network.
+    """
     from jaxseg.data import create_source
 
     arguments = dict(metadata.data)
     if args.data_root is not None:
         arguments["root"] = args.data_root
-    if arguments["root"] and not Path(arguments["root"]).is_dir():
+    root = arguments.get("root")
+    if root and not Path(root).is_dir():
         raise ValueError(
-            f"The data set was not found: {arguments['root']} is not a folder. Give its "
-            "location with --data-root."
+            f"The data set was not found: {root} is not a folder. Give its location "
+            "with --data-root."
         )
     args.split = args.split or metadata.val_split
     source = create_source(split=args.split, **arguments)
     ours, theirs = metadata.class_names, source.info.class_names
-    # A set whose last classes happen not to occur still means the same by its labels.
+    # A data set in which the last classes do not occur has the same labels.
     if theirs != ours[: len(theirs)]:
         raise ValueError(
-            f"The network's classes are {', '.join(ours)}, and the data set's are "
-            f"{', '.join(theirs)}; give the data set a classes.json with the network's "
-            "classes in the same order."
+            f"The classes of the network are {', '.join(ours)}, but those of the data "
+            f"set are {', '.join(theirs)}. Add a classes.json to the data set with the "
+            "network's classes in the same order."
         )
     return source
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a folder, and finds out before the work whether files can be put there."""
+    """Creates a folder, and checks before the work that files can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(
-            f"Cannot write to {folder} ({error.strerror}); give another --output."
+            f"Cannot write to {folder} ({error.strerror}); use another --output."
         ) from error
+
+
+def check_output_file(path: Path) -> None:
+    """Checks before the work that `--output` can be written; creates its folder."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; --output must be a file.")
+    check_writable(path.parent)
 
 
 def complain(error: Exception, about: Path | None = None, advice: str = "") -> None:
@@ -179,8 +248,18 @@ def complain(error: Exception, about: Path | None = None, advice: str = "") -> N
     print(f"error: {text}{advice}", file=sys.stderr, flush=True)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Parses an option with a height and width in pixels, "HxW"."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; give height x width in pixels, such as 360x480"
+        )
+    return int(height), int(width)
+
+
 def json_object(text: str) -> dict[str, Any]:
-    """Parses an argument that is keyword arguments in JSON."""
+    """Parses an option with keyword arguments in JSON."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -192,8 +271,8 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def without_nan(value):
-    """The same with None for NaN, which JSON does not have."""
+def without_nan(value: Any) -> Any:
+    """Replaces NaN, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

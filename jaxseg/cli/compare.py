@@ -2,19 +2,20 @@
 
 import json
 import math
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxseg.cli.common import add_command, check_writable, without_nan
+from jaxseg.cli.common import Commands, add_command, check_output_file, without_nan
 from jaxseg.cli.evaluate import REPORT
 
 LEVEL = 0.95
 TITLES = {"iou": "IoU", "boundary": "boundary F1"}
 
 
-def add(commands):
-    """Describes `jaxseg compare`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg compare`."""
     parser = add_command(
         commands,
         "compare",
@@ -47,10 +48,10 @@ class Run:
     """The counts of one evaluation.
 
     Attributes:
-        name: as it was given.
+        name: workdir or file, as given.
         class_names: K names.
-        counts: by name of the score, of the images in the order of their names.
-        images: their names, in this order.
+        counts: counts of the images, by metric.
+        images: names of the images, sorted, in the order of the counts.
     """
 
     name: str
@@ -59,17 +60,15 @@ class Run:
     images: list[str]
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs `jaxseg compare`; returns the exit status."""
     from jaxseg.metrics import paired_bootstrap
     from jaxseg.utils.files import write_atomically
 
     if len(args.runs) < 2:
         raise ValueError("Give at least two runs to compare.")
     if args.output is not None:
-        if args.output.is_dir():
-            raise ValueError(f"{args.output} is a folder; --output must be a file.")
-        check_writable(args.output.parent)
+        check_output_file(args.output)
     first, *others = (_open(name) for name in args.runs)
     for other in others:
         _check_same_data(first, other)
@@ -101,7 +100,7 @@ def run(args) -> int:
 
 
 def _open(name: str) -> Run:
-    """Reads a run's counts, and puts its images in the order of their names."""
+    """Reads the counts of a run, and sorts its images by name."""
     import numpy as np
 
     from jaxseg.inference.image_metrics import load_counts
@@ -114,8 +113,7 @@ def _open(name: str) -> Run:
         path = path / REPORT
     elif path.suffix not in (".json", ".npz"):
         raise ValueError(
-            f"{name} is neither a workdir nor a report.json or .npz of `jaxseg "
-            "evaluate`."
+            f"{name} is not a workdir, nor a .json or .npz file of `jaxseg evaluate`."
         )
     else:
         command = f"`jaxseg evaluate --output {path.with_suffix('.json')}`"
@@ -125,19 +123,19 @@ def _open(name: str) -> Run:
             f"{name} has not been evaluated: {path} does not exist. Run {command}."
         )
     about, counts = load_counts(path)
-    # Data that were prepared elsewhere may have their records in another order.
+    # Data sets that were prepared separately may have their records in another order.
     order = np.argsort(about["images"])
-    place = np.argsort(order)
+    index = np.argsort(order)
     return Run(
         name,
         about["class_names"],
-        {score: type(c)(place, c.counts) for score, c in counts.items()},
+        {score: type(c)(index, c.counts) for score, c in counts.items()},
         [about["images"][i] for i in order],
     )
 
 
 def _check_same_data(first: Run, other: Run) -> None:
-    """Refuses runs that differ in classes, images or truth, saying in which."""
+    """Raises a ValueError if two runs differ in classes, images or labels."""
     import numpy as np
 
     pair = f"{first.name} and {other.name}"
@@ -164,8 +162,8 @@ def _check_same_data(first: Run, other: Run) -> None:
         )
 
 
-def _figures(counts) -> list[float]:
-    """Scores of the classes, then their mean."""
+def _figures(counts: Any) -> list[float]:
+    """Scores of the classes, followed by their mean."""
     import numpy as np
 
     mean, *classes = counts.figures(np.ones((1, len(counts.index))))[0].tolist()

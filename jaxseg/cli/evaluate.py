@@ -2,17 +2,26 @@
 
 import json
 import time
+from argparse import Namespace
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
+from jaxseg.cli.common import (
+    Commands,
+    add_command,
+    add_split,
+    check_output_file,
+    check_writable,
+    open_split,
+    without_nan,
+)
 from jaxseg.cli.scoring import add_scoring, open_scoring, score_split
 
 REPORT = "report.json"
 METRICS = ("boundary", "trimap", "calibration")
 
 
-def add(commands):
-    """Describes `jaxseg evaluate`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg evaluate`."""
     parser = add_command(
         commands,
         "evaluate",
@@ -28,17 +37,7 @@ def add(commands):
         "--metrics boundary,trimap --crf deeplab --output camvid_val.json",
     )
     add_scoring(parser)
-    parser.add_argument(
-        "--split",
-        metavar="NAME",
-        help="split to evaluate (default: the validation split)",
-    )
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        help="folder of the data set, if it differs from the one used for training; "
-        "may be another data set with the same classes",
-    )
+    add_split(parser)
     parser.add_argument(
         "--metrics",
         type=lambda text: text.split(","),
@@ -60,8 +59,9 @@ def add(commands):
     )
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs `jaxseg evaluate`; returns the exit status."""
+    from jaxseg.inference.evaluator import Watch
     from jaxseg.inference.image_metrics import ImageMetrics, prediction_writer
     from jaxseg.metrics import format_table
     from jaxseg.utils.files import write_atomically
@@ -72,11 +72,9 @@ def run(args) -> int:
             f"Unknown --metrics {', '.join(unknown)}; known: {', '.join(METRICS)}."
         )
     output = Path(args.output or Path(args.workdir) / REPORT)
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder; --output must be a file.")
     scoring = open_scoring(args)
     metadata = scoring.metadata
-    check_writable(output.parent)
+    check_output_file(output)
     if args.save_predictions is not None:
         check_writable(args.save_predictions)
     source = open_split(args, metadata)
@@ -87,7 +85,7 @@ def run(args) -> int:
         boundary="boundary" in args.metrics,
         trimap="trimap" in args.metrics,
     )
-    watchers = [image_metrics.add]
+    watchers: list[Watch] = [image_metrics.add]
     if args.save_predictions is not None:
         watchers.append(
             prediction_writer(args.save_predictions, metadata.palette, source.name)

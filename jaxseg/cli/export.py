@@ -1,13 +1,20 @@
-"""`jaxseg export`: a trained network as a StableHLO file."""
+"""`jaxseg export`: export a trained network as a StableHLO file."""
 
 import argparse
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, add_workdir, check_writable, open_workdir
+from jaxseg.cli.common import (
+    Commands,
+    add_command,
+    add_workdir,
+    check_output_file,
+    open_workdir,
+    parse_size,
+)
 
 
-def add(commands):
-    """Describes `jaxseg export`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg export`."""
     parser = add_command(
         commands,
         "export",
@@ -52,19 +59,19 @@ def add(commands):
     )
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: argparse.Namespace) -> int:
+    """Runs `jaxseg export`; returns the exit status."""
     from jax import export
 
     from jaxseg.inference.export import DynamicShapeError, export_network, verify, write
 
-    if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder; --output must be a file.")
-    network = open_workdir(args)
-    check_writable(args.output.parent)
+    model, variables, metadata = open_workdir(args)
+    check_output_file(args.output)
     try:
         exported = export_network(
-            *network,
+            model,
+            variables,
+            metadata,
             platforms=args.platforms,
             batch=args.batch,
             size=args.size,
@@ -76,18 +83,19 @@ def run(args) -> int:
         raise ValueError(f"{error}. Add {advice}.") from error
     here = export.default_export_platform()
     if here in args.platforms:
-        # What is checked is what a reader of the file will have.
-        agreement = verify(export.deserialize(exported.serialize()), *network)
+        # Checks the serialized function, as a reader of the file gets it.
+        written = export.deserialize(exported.serialize())
+        agreement = verify(written, model, variables, metadata)
         shapes = ", ".join("x".join(map(str, shape)) for shape in agreement.shapes)
-        said = (
+        result = (
             f"images {shapes}: {agreement.differing} of {agreement.pixels} pixels "
             f"differ from the network, scores by {agreement.error:.1e}"
         )
     else:
-        said = f"not checked: the export does not include this platform, {here}"
-    write(args.output, exported, network[2])
+        result = f"not checked: the export does not include this platform, {here}"
+    write(args.output, exported, metadata)
     print(
-        f"{said}\nstep {network[2].step} written to {args.output} "
+        f"{result}\nstep {metadata.step} written to {args.output} "
         f"({args.output.stat().st_size / 1e6:.1f} MB)"
     )
     return 0
@@ -98,17 +106,10 @@ def _batch(text: str) -> int | None:
         return None
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(
-            f"{text} is not a batch size; give a number, or dynamic"
+            f"{text!r} is not a batch size; give a number or dynamic"
         )
     return int(text)
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    if text == "dynamic":
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-        raise argparse.ArgumentTypeError(
-            f"{text}: give height x width, as 360x480, or dynamic"
-        )
-    return int(height), int(width)
+    return None if text == "dynamic" else parse_size(text)

@@ -4,15 +4,19 @@ import argparse
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from jaxseg.cli.common import add_command, check_writable
+from jaxseg.cli.common import Commands, add_command, check_output_file, parse_size
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 DOES_NOT_FIT = 3
-"""Exit status, for scripts that start a run only where it fits."""
+"""Exit status if the step does not fit into memory, for scripts that start runs."""
 
 
-def add(commands):
-    """Describes `jaxseg plan`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg plan`."""
     parser = add_command(
         commands,
         "plan",
@@ -61,7 +65,7 @@ def add(commands):
     )
     parser.add_argument(
         "--image-size",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="size of training images, if the config does not set it",
     )
@@ -92,8 +96,8 @@ def add(commands):
     parser.set_defaults(takes_config=True)
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: argparse.Namespace) -> int:
+    """Runs `jaxseg plan`; returns the exit status."""
     import json
     import platform
     from datetime import date
@@ -107,10 +111,10 @@ def run(args) -> int:
     from jaxseg.utils.files import write_atomically
 
     if args.output is not None:
-        check_writable(args.output.parent)
+        check_output_file(args.output)
     topology = open_topology(args.topology)
     config = _stage(read_config(args.config, args.overrides), args.stage)
-    config.parallel.update(args.mesh)
+    config.update({"parallel": args.mesh})
     num_classes, image_shape = _images(config, args.classes, args.image_size)
     plan = make_plan(
         config,
@@ -135,8 +139,8 @@ def run(args) -> int:
     return DOES_NOT_FIT if plan["step"]["fits"] is False else 0
 
 
-def _stage(config, name: str | None):
-    """The config itself, or that of one of its stages."""
+def _stage(config: "ConfigDict", name: str | None) -> "ConfigDict":
+    """The config, or one of its stages."""
     if not config.stages:
         return config
     from jaxseg.training.config import split_stages
@@ -144,37 +148,41 @@ def _stage(config, name: str | None):
     known = {folder.name: stage for stage, folder in split_stages(config, Path())}
     if name not in known:
         raise ValueError(
-            f"The config has stages, and one is planned at a time: give --stage one of "
-            f"{', '.join(known)}."
+            "The config has stages, and only one can be planned at a time: give --stage "
+            f"with one of {', '.join(known)}."
         )
     return known[name]
 
 
-def _images(config, classes: int | None, size: tuple[int, int] | None):
-    """The number of classes and the (H, W, C) of training images, as in a run."""
+def _images(
+    config: Any, classes: int | None, size: tuple[int, int] | None
+) -> tuple[int, tuple[int, int, int]]:
+    """Number of classes and (H, W, C) of training images, as in a run."""
     from jaxseg import data
     from jaxseg.training.config import dataset_kwargs
 
     fixed = config.augment.crop_px or config.data.image_size
     if fixed and size and tuple(fixed) != size:
         raise ValueError(
-            f"--image-size {size[0]}x{size[1]}, but the config feeds "
-            f"{fixed[0]}x{fixed[1]}; set augment.crop_px or data.image_size instead."
+            f"--image-size is {size[0]}x{size[1]}, but the config sets "
+            f"{fixed[0]}x{fixed[1]}; change augment.crop_px or data.image_size instead."
         )
     size = size or fixed
     if classes is not None and size:
-        return classes, (*size, 3)
+        height, width = size
+        return classes, (height, width, 3)
     try:
         source = data.create_source(
             split=config.data.train_split, **dataset_kwargs(config)
         )
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"{error}\nTo plan without the data, give --classes K"
+            f"{error}\nTo plan without the data set, give --classes K"
             f"{'' if size else ' and --image-size HxW'}."
         ) from error
     info = source.info
-    return classes or info.num_classes, (*(size or source.sizes[0]), info.channels)
+    height, width = size or source.sizes[0]
+    return classes or info.num_classes, (height, width, info.channels)
 
 
 def _mesh(text: str) -> dict[str, int]:
@@ -183,15 +191,8 @@ def _mesh(text: str) -> dict[str, int]:
         axis, _, count = part.partition("=")
         if axis not in ("data", "space") or not count.removeprefix("-").isdecimal():
             raise argparse.ArgumentTypeError(
-                f"{text} is not a mesh; give the devices along data and space, such as "
+                f"{text!r} is not a mesh; give numbers of devices, such as "
                 "data=64,space=4"
             )
         mesh[axis] = int(count)
     return mesh
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-        raise argparse.ArgumentTypeError(f"{text}: give height x width, as 512x512")
-    return int(height), int(width)

@@ -1,14 +1,20 @@
 """`jaxseg predict`: class maps of images of any size."""
 
 import time
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jaxseg.cli.common import add_command, check_writable, complain
+from jaxseg.cli.common import Commands, add_command, check_writable, complain
 from jaxseg.cli.scoring import Scoring, add_scoring, open_scoring
 
+if TYPE_CHECKING:
+    from jaxseg.inference.predictor import Predictor
+    from jaxseg.inference.tiled import TiledPredictor
 
-def add(commands):
-    """Describes `jaxseg predict`."""
+
+def add(commands: Commands) -> None:
+    """Adds `jaxseg predict`."""
     parser = add_command(
         commands,
         "predict",
@@ -44,14 +50,14 @@ def add(commands):
     )
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs `jaxseg predict`; returns the exit status."""
     import jax
 
     from jaxseg.data.images import expect_large_images
     from jaxseg.inference.files import find_input_files, predict_file
 
-    jobs = find_input_files(args.paths, args.output, args.uncertainty)
+    files = find_input_files(args.paths, args.output, args.uncertainty)
     scoring = open_scoring(args)
     if scoring.tiling is not None:
         expect_large_images()
@@ -60,17 +66,17 @@ def run(args) -> int:
     print(scoring.description, flush=True)
     failed = 0
     start = time.monotonic()
-    for job in jobs:
+    for file in files:
         began = time.monotonic()
         try:
-            predict_file(predictor, job)
+            predict_file(predictor, file)
         except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             failed += 1
-            complain(error, about=job.image)
+            complain(error, about=file.image)
         else:
             seconds = time.monotonic() - began
-            print(f"{job.image} -> {job.index} ({seconds:.2f} s)", flush=True)
-    done = f"{len(jobs) - failed} of {len(jobs)}" if failed else f"{len(jobs)}"
+            print(f"{file.image} -> {file.index} ({seconds:.2f} s)", flush=True)
+    done = f"{len(files) - failed} of {len(files)}" if failed else f"{len(files)}"
     print(
         f"{done} images in {time.monotonic() - start:.1f} s; "
         f"predictions are in {args.output}"
@@ -78,7 +84,7 @@ def run(args) -> int:
     return 1 if failed else 0
 
 
-def _create_predictor(scoring: Scoring):
+def _create_predictor(scoring: Scoring) -> "Predictor | TiledPredictor":
     from jaxseg.inference.predictor import Predictor
     from jaxseg.inference.tiled import TiledPredictor
 

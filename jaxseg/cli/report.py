@@ -3,15 +3,30 @@
 import json
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from jaxseg.cli.common import add_command, check_writable, open_split, without_nan
+from jaxseg.cli.common import (
+    Commands,
+    add_command,
+    add_split,
+    check_output_file,
+    open_split,
+    without_nan,
+)
 from jaxseg.cli.evaluate import REPORT
-from jaxseg.cli.scoring import add_scoring, open_scoring, score_split
+from jaxseg.cli.scoring import Scoring, add_scoring, open_scoring, score_split
+
+if TYPE_CHECKING:
+    from jaxseg.data import Source
+    from jaxseg.metrics import Calibration, ImageIoU
+    from jaxseg.visualization.report import Example
 
 
-def add(commands):
-    """Describes `jaxseg report`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg report`."""
     parser = add_command(
         commands,
         "report",
@@ -25,37 +40,26 @@ def add(commands):
         example="jaxseg report --workdir runs/camvid --output report.html",
     )
     add_scoring(parser)
-    parser.add_argument(
-        "--split",
-        metavar="NAME",
-        help="split to evaluate (default: the validation split)",
-    )
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        help="folder of the data set, if it differs from the one used for training",
-    )
+    add_split(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="HTML file to write"
     )
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs `jaxseg report`; returns the exit status."""
     from jaxseg.inference.image_metrics import ImageMetrics, prediction_writer
     from jaxseg.training.metric_writer import read_metrics
     from jaxseg.utils.files import write_atomically
     from jaxseg.visualization.report import render
 
-    if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder; --output must be a file.")
     scoring = open_scoring(args)
     metadata = scoring.metadata
-    check_writable(args.output.parent)
+    check_output_file(args.output)
     source = open_split(args, metadata)
     print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
     began = time.perf_counter()
-    # On disk: which images are shown is known only when all have been scored.
+    # On disk, because which images are shown is known only after all were scored.
     with tempfile.TemporaryDirectory() as folder:
         predictions = Path(folder)
         image_metrics = ImageMetrics(metadata.class_names, source.name)
@@ -91,8 +95,10 @@ def run(args) -> int:
     return 0
 
 
-def _boundary(scoring, source, scores, workdir):
-    """Boundary F1 that `jaxseg evaluate` has left in the workdir, if of this very run."""
+def _boundary(
+    scoring: Scoring, source: "Source", scores: dict[str, Any], workdir: Path
+) -> dict[str, Any] | None:
+    """Boundary F1 from `jaxseg evaluate` in the workdir, if it had the same result."""
     path = workdir / REPORT
     try:
         evaluation = json.loads(path.read_text())
@@ -109,7 +115,14 @@ def _boundary(scoring, source, scores, workdir):
     return evaluation.get("boundary", {}).get("either")
 
 
-def _facts(scoring, source, scores, calibration, images, boundary):
+def _facts(
+    scoring: Scoring,
+    source: "Source",
+    scores: dict[str, Any],
+    calibration: "Calibration",
+    images: "ImageIoU",
+    boundary: dict[str, Any] | None,
+) -> dict[str, str]:
     import jax
 
     spread = images.compute()
@@ -130,7 +143,9 @@ def _facts(scoring, source, scores, calibration, images, boundary):
     }
 
 
-def _examples(source, predictions, images):
+def _examples(
+    source: "Source", predictions: Path, images: "ImageIoU"
+) -> "Iterator[Example]":
     import numpy as np
     from PIL import Image
 

@@ -1,45 +1,55 @@
 """Options of `evaluate`, `predict` and `report`: how images are scored."""
 
 import math
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxseg.cli.common import add_workdir, open_workdir
-from jaxseg.metadata import RunMetadata
+from jaxseg.cli.common import add_workdir, open_workdir, parse_size
+from jaxseg.utils.names import suggest_name
+
+if TYPE_CHECKING:
+    import jax
+
+    from jaxseg.data import Source
+    from jaxseg.inference.evaluator import Watch
+    from jaxseg.inference.network import Refine, Scorer
+    from jaxseg.metadata import RunMetadata
+    from jaxseg.metrics import Calibration, Confusion
+    from jaxseg.models.variables import Variables
 
 TILE_OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """A model of a workdir with the way to score images by it.
+    """A model of a workdir and how it scores images.
 
     Attributes:
-        scorer: from variables and images, or tiles of them, to scores.
-        variables: for it.
-        metadata: of the workdir.
-        image_size: height and width that whole images are resized to; None for their
-            own.
-        refine: from probabilities, images and sizes to better probabilities, or None.
-        description: of the options, for the eye.
+        scorer: variables and images, or tiles of them, to scores.
+        variables: variables for the scorer.
+        metadata: metadata of the workdir.
+        image_size: (height, width) that whole images are resized to; None if they keep
+            their size.
+        refine: from probabilities, images and sizes to refined probabilities, or None.
+        description: description of the options, for people.
         tiling: size, overlap and margin of the tiles; None for whole images.
-        space: number of devices that share each image, by its rows.
+        space: number of devices that the rows of each image are split over.
     """
 
-    scorer: Any
-    variables: Any
-    metadata: RunMetadata
+    scorer: "Scorer"
+    variables: "Variables"
+    metadata: "RunMetadata"
     image_size: tuple[int, int] | None
-    refine: Any
+    refine: "Refine | None"
     description: str
     tiling: dict[str, Any] | None = None
     space: int = 1
 
     @property
-    def of_images(self) -> Any:
+    def of_images(self) -> "Scorer":
         """The scorer of whole images."""
         from jaxseg.inference import scorers
 
@@ -49,7 +59,7 @@ class Scoring:
 
 
 def add_scoring(parser: ArgumentParser) -> None:
-    """Describes the options, for `open_scoring`."""
+    """Adds the options for `open_scoring`."""
     add_workdir(parser)
     group = parser.add_argument_group("averages and refinement (can be combined)")
     group.add_argument(
@@ -72,7 +82,7 @@ def add_scoring(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--tile",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="score tiles of this size in pixels, with half a tile of overlap, and blend "
         "them",
@@ -87,22 +97,30 @@ def add_scoring(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--crf",
-        choices=("deeplab", "deeplab_v2", "deconvnet"),
-        help="refine with a fully connected CRF that has the parameters of this paper",
+        metavar="PAPER",
+        help="refine with a fully connected CRF that has the parameters of a paper: "
+        "deeplab, deeplab_v2 or deconvnet",
     )
 
 
 def open_scoring(args: Namespace) -> Scoring:
-    """Opens the workdir and puts together what the options ask for."""
+    """Opens the workdir and combines the options.
+
+    Raises:
+        ValueError: if the workdir cannot be opened or an option cannot be used.
+    """
     import jax
 
     from jaxseg.inference import scorers
+    from jaxseg.ops.crf import PRESETS
 
     if not 1 <= args.space <= jax.device_count():
         raise ValueError(
-            f"--space {args.space}: there are {jax.device_count()} devices; give a "
-            "number from 1 to that."
+            f"--space {args.space} is out of range: give a number from 1 to "
+            f"{jax.device_count()}, the number of devices."
         )
+    if args.crf is not None and args.crf not in PRESETS:
+        raise ValueError(f"Unknown --crf {args.crf!r}{suggest_name(args.crf, PRESETS)}")
     if args.space != 1 and args.tile is not None:
         raise ValueError("--space and --tile cannot be combined; give one of them.")
     model, variables, metadata = open_workdir(args)
@@ -126,40 +144,48 @@ def open_scoring(args: Namespace) -> Scoring:
         scoring = _ensemble(scoring, args)
     if args.crf is not None:
         if metadata.channels != 3:
-            raise ValueError("--crf needs color images; the network has others.")
-        scoring = _with(scoring, f"CRF of {args.crf}", refine=_crf(args.crf))
+            raise ValueError(
+                f"--crf requires RGB images, but the network is for {metadata.channels} "
+                "channels."
+            )
+        refine = partial(_refine, parameters=PRESETS[args.crf])
+        scoring = _with(scoring, f"CRF of {args.crf}", refine=refine)
     if args.tile is not None:
         scoring = _tiled(scoring, args.tile, scorers.context(model))
     return scoring
 
 
 def score_split(
-    scoring: Scoring, source: Any, *, watchers: Sequence[Any], calibrate: bool
-):
-    """Scores every image of a split, with a bar; see `Evaluator`.
+    scoring: Scoring,
+    source: "Source",
+    *,
+    watchers: "Sequence[Watch]",
+    calibrate: bool,
+) -> "tuple[Confusion, Calibration]":
+    """Evaluates every image of a split, with a progress bar; see `Evaluator`.
 
     Args:
         scoring: from `open_scoring`.
         source: the split.
-        watchers: each called with the index, the prediction and the label of each
-            record.
-        calibrate: whether to count how sure the network is and how often right.
+        watchers: functions called with the index, prediction and label of each record.
+        calibrate: whether to count confidence against accuracy.
 
     Returns:
         Confusion and calibration.
     """
     import jax
+    import numpy as np
     from tqdm import tqdm
 
     from jaxseg.inference.evaluator import Evaluator
     from jaxseg.parallel.mesh import create_parallel
 
-    def watch(index, prediction, label):
+    def watch(index: int, prediction: np.ndarray, label: np.ndarray) -> None:
         for watcher in watchers:
             watcher(index, prediction, label)
 
     batch_size = scoring.metadata.eval_batch_size
-    # The figures do not depend on the devices, so take those the batch divides by.
+    # The result does not depend on the devices, so use a number that divides the batch.
     space = scoring.space
     devices = math.gcd(batch_size, max(jax.device_count() // space, 1))
     evaluate = Evaluator(
@@ -179,7 +205,7 @@ def score_split(
     )
 
 
-def _with(scoring: Scoring, description: str, **changes) -> Scoring:
+def _with(scoring: Scoring, description: str, **changes: Any) -> Scoring:
     description = f"{scoring.description}, {description}"
     return replace(scoring, description=description, **changes)
 
@@ -198,17 +224,17 @@ def _ensemble(scoring: Scoring, args: Namespace) -> Scoring:
 
 
 def _tiled(scoring: Scoring, tile: tuple[int, int], context: int) -> Scoring:
-    """Each tile an image of its own, with all that is done to one."""
+    """Scores tiles, each resized and refined like an image."""
     from jaxseg.inference import scorers
 
     scorer, overlap = scoring.scorer, TILE_OVERLAP
     if scoring.image_size is not None:
-        # A margin would be one of the image as it is fed.
+        # The context is in pixels of the resized image, so it is no margin of tiles.
         scorer, context = scorers.resized(scorer, scoring.image_size), 0
     if scoring.refine is not None:
         scorer = scorers.refined(scorer, scoring.refine)
     if context:
-        # No averages: each pixel has its whole context in the one tile that counts.
+        # Without averaging: for each pixel one tile contains its whole context.
         overlap = (2 * context + 1) / min(tile)
         if overlap >= 1:
             raise ValueError(
@@ -222,14 +248,14 @@ def _tiled(scoring: Scoring, tile: tuple[int, int], context: int) -> Scoring:
     )
 
 
-def _crf(preset: str):
-    from jaxseg.ops.crf import PRESETS
-
-    return partial(_refine, parameters=PRESETS[preset])
-
-
-def _refine(probabilities, image, size, *, parameters):
-    """The CRF within each image's true size, int32 [B, 2]; the rest is padding."""
+def _refine(
+    probabilities: "jax.Array",
+    image: "jax.Array",
+    size: "jax.Array",
+    *,
+    parameters: Mapping[str, float],
+) -> "jax.Array":
+    """The CRF on the pixels that are not padding; sizes are int32 [B, 2]."""
     import jax.numpy as jnp
 
     from jaxseg.ops.crf import dense_crf
@@ -237,13 +263,4 @@ def _refine(probabilities, image, size, *, parameters):
     rows, columns = (jnp.arange(n) for n in image.shape[1:3])
     inside = rows[None, :, None] < size[:, 0, None, None]
     inside &= columns[None, None, :] < size[:, 1, None, None]
-    return dense_crf(probabilities, image, valid=inside, **parameters)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise ArgumentTypeError(f"{text!r} is no size; give height x width: 512x512")
-    if not int(height) * int(width):
-        raise ArgumentTypeError(f"{text!r} is empty; give at least 1x1")
-    return int(height), int(width)
+    return dense_crf(probabilities, image, valid=inside, **dict[str, Any](parameters))

@@ -1,14 +1,21 @@
 """`jaxseg upper-bounds`: the best possible scores of coarse predictions."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
-from jaxseg.cli.common import add_command, check_writable, json_object, without_nan
+from jaxseg.cli.common import (
+    Commands,
+    add_command,
+    check_output_file,
+    json_object,
+    without_nan,
+)
 from jaxseg.utils.files import PREPARED_DIR
 
 
-def add(commands):
-    """Describes `jaxseg upper-bounds`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg upper-bounds`."""
     parser = add_command(
         commands,
         "upper-bounds",
@@ -69,17 +76,15 @@ def add(commands):
     )
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs `jaxseg upper-bounds`; returns the exit status."""
     from jaxseg.data import create_source
     from jaxseg.metrics import upper_bounds
     from jaxseg.metrics.upper_bound import FACTORS
     from jaxseg.utils.files import write_atomically
 
     if args.output is not None:
-        if args.output.is_dir():
-            raise ValueError(f"{args.output} is a folder; --output must be a file.")
-        check_writable(args.output.parent)
+        check_output_file(args.output)
     source = create_source(
         args.dataset,
         args.split,
@@ -95,7 +100,10 @@ def run(args) -> int:
         args.upsample,
     )
     scores = {str(f): bound.compute(info.class_names) for f, bound in bounds.items()}
-    print(f"{info.name}: {len(source)} label maps of {args.split}, {args.upsample}\n")
+    print(
+        f"{info.name}: {len(source)} label maps of {args.split}, "
+        f"{args.upsample} upsampling\n"
+    )
     print(_table(scores))
     if args.output is not None:
         write_atomically(args.output, json.dumps(without_nan(scores), indent=2) + "\n")

@@ -1,9 +1,11 @@
-"""`jaxseg import-weights` and `export-weights`: weights of and for other libraries."""
+"""`jaxseg import-weights` and `export-weights`: exchange weights with other libraries."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from jaxseg.cli.common import (
+    Commands,
     add_command,
     add_workdir,
     check_writable,
@@ -12,8 +14,8 @@ from jaxseg.cli.common import (
 )
 
 
-def add_import(commands):
-    """Describes `jaxseg import-weights`."""
+def add_import(commands: Commands) -> None:
+    """Adds `jaxseg import-weights`."""
     parser = add_command(
         commands,
         "import-weights",
@@ -73,8 +75,8 @@ def add_import(commands):
     )
 
 
-def add_export(commands):
-    """Describes `jaxseg export-weights`."""
+def add_export(commands: Commands) -> None:
+    """Adds `jaxseg export-weights`."""
     parser = add_command(
         commands,
         "export-weights",
@@ -92,8 +94,8 @@ def add_export(commands):
     )
 
 
-def run_import(args) -> int:
-    """Does what `add_import` describes."""
+def run_import(args: Namespace) -> int:
+    """Runs `jaxseg import-weights`; returns the exit status."""
     from jaxseg.checkpoints.run import save
     from jaxseg.parallel.compilation import enable_compilation_cache
     from jaxseg.weights.importer import import_weights
@@ -131,8 +133,8 @@ def run_import(args) -> int:
     return 0
 
 
-def run_export(args) -> int:
-    """Does what `add_export` describes."""
+def run_export(args: Namespace) -> int:
+    """Runs `jaxseg export-weights`; returns the exit status."""
     from jaxseg.weights.importer import export_weights
 
     if args.output.is_dir() or args.output.suffix != ".safetensors":
@@ -146,7 +148,7 @@ def run_export(args) -> int:
     return 0
 
 
-def _model(args) -> dict[str, Any] | None:
+def _model(args: Namespace) -> dict[str, Any] | None:
     if args.model is None:
         if args.encoder or args.num_classes or args.model_kwargs:
             raise ValueError(
@@ -161,16 +163,17 @@ def _model(args) -> dict[str, Any] | None:
     return model
 
 
-def _classes(args, model: dict[str, Any]) -> dict[str, Any]:
-    """Names and colours, where a file says them."""
+def _classes(args: Namespace, model: dict[str, Any]) -> dict[str, Any]:
+    """Names and colors of the classes, if --classes is given."""
     from jaxseg.data.datasets.classes import read_classes
 
     if args.classes is None:
         return {}
     classes = read_classes(args.classes)
-    if len(classes.names) != model["num_classes"]:
+    names = classes.names or ()
+    if len(names) != model["num_classes"]:
         raise ValueError(
-            f"{args.classes} has {len(classes.names)} classes, and the model has "
+            f"{args.classes} has {len(names)} classes, but the model has "
             f"{model['num_classes']}."
         )
-    return {"class_names": classes.names, "palette": classes.palette}
+    return {"class_names": names, "palette": classes.palette}

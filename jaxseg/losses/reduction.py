@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,4 +86,6 @@ def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
     Returns:
         The loss, scalar.
     """
+    # A map of losses would divide without an error, but is not a mean.
+    chex.assert_rank([total, denominator], 0)
     return total / jnp.where(denominator > 0, denominator, 1.0)

@@ -115,7 +115,7 @@ def encoder_decoder(
     )
     if any(isinstance(x, Unpool) for x in upsamplers):
         _check_places(features)
-    strides = {getattr(x, "strides", None) for x in upsamplers} - {None}
+    strides = {x.strides for x in upsamplers if hasattr(x, "strides")}
     if strides:
         _check_strides(features, strides)
     skips = tuple(create("skip", skip, skip_kwargs) for _ in widths)

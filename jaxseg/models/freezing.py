@@ -8,6 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxseg.utils.trees import path_name
+
 
 def frozen_layers(batch_stats: Any, patterns: Sequence[str]) -> frozenset[str]:
     """The BatchNorm layers that match a pattern.
@@ -28,10 +30,10 @@ def frozen_layers(batch_stats: Any, patterns: Sequence[str]) -> frozenset[str]:
     )
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
-            known = ", ".join(layers[:: len(layers) // 12 + 1]) or "(none)"
+            known = ", ".join(layers[:: len(layers) // 12 + 1])
             raise ValueError(
                 f"The pattern {pattern!r} matches none of the model's {len(layers)} "
-                f"BatchNorm layers, such as {known}."
+                f"BatchNorm layers{', such as ' if layers else ''}{known}."
             )
     return frozenset(
         layer
@@ -67,4 +69,4 @@ def freeze(layers: frozenset[str]) -> AbstractContextManager:
 
 def layer_path(path: tuple[Any, ...]) -> str:
     """The path of the layer that a leaf of the variables belongs to."""
-    return jax.tree_util.keystr(path[:-1], simple=True, separator="/")
+    return path_name(path[:-1])

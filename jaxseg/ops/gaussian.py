@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ def blur(x: jax.Array, sigma: float) -> jax.Array:
     Returns:
         The sums, not divided by the sum of the kernel, float32 [H, W, C].
     """
+    chex.assert_rank(x, 3)
     return _blur_axis(_blur_axis(x, sigma, 0), sigma, 1)
 
 
@@ -62,6 +64,8 @@ def sum_pairs(features: jax.Array, x: jax.Array) -> jax.Array:
     Returns:
         The sums, float32 [N, C]. Differentiable in both arguments, in O(N) memory.
     """
+    chex.assert_rank([features, x], 2)
+    chex.assert_equal_shape_prefix([features, x], 1)
     n, d = features.shape
     padding = round_up(n, _CHUNK) - n
     rows = jnp.pad(features, ((0, padding), (0, 0))).reshape(-1, _CHUNK, d)

@@ -15,6 +15,7 @@ lattice, Eurographics 2010, in the form of Krähenbühl and Koltun's `permutohed
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +62,9 @@ def build(features: jax.Array, valid: jax.Array) -> Lattice:
     Returns:
         The lattice. No gradient flows through it.
     """
+    chex.assert_rank(features, 2)
     n, d = features.shape
+    chex.assert_shape(valid, (n,))
     key, weight = _simplices(features)
     present = jnp.repeat(valid, d + 1)
     table, slot = _insert(key, present)

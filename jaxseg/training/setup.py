@@ -89,11 +89,6 @@ class TrainingSetup:
                 axis_name=parallel.axis_name,
             )
         self.model = model.clone(logits_dtype=jnp.float32)
-        step_args = dict(
-            model=model,
-            normalization=normalization,
-            freeze_batch_stats=tuple(config.train.freeze_batch_stats),
-        )
         ema_decay = config.train.ema_decay
         init = partial(
             create_state,
@@ -106,7 +101,10 @@ class TrainingSetup:
             state = jax.eval_shape(init, jax.random.key(0))
         self.state = parallel.abstract(state)
         with config_section("train.freeze_batch_stats"):
-            frozen_layers(self.state.batch_stats, config.train.freeze_batch_stats)
+            frozen = frozen_layers(
+                self.state.batch_stats, config.train.freeze_batch_stats
+            )
+        step_args = dict(model=model, normalization=normalization, frozen=frozen)
         self.init = jax.jit(
             init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.state)
         )

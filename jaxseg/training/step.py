@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from jaxseg.losses import divide
-from jaxseg.models.freezing import freeze, frozen_layers, layer_path
+from jaxseg.models.freezing import freeze, layer_path
 from jaxseg.models.outputs import apply_in_training
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
@@ -90,7 +90,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     normalization: Normalization,
-    freeze_batch_stats: tuple[str, ...] = (),
+    frozen: frozenset[str] = frozenset(),
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -114,18 +114,14 @@ def train_step(
         optimizer: the optimizer.
         loss_fn: (logits, label) -> (sum, denominator).
         normalization: of the image.
-        freeze_batch_stats: globs for the names of BatchNorm layers to freeze, such as
-            "encoder/*": they use their running statistics and do not update them.
+        frozen: names of BatchNorm layers, from `frozen_layers`, that use their running
+            statistics and do not update them.
         ema_decay: d, in (0, 1), if the state has an average of the parameters.
         axis_name: mapped axis of the batch, None under `jit`.
 
     Returns:
         The next state, and the scalars `loss` and `grad_norm`.
-
-    Raises:
-        ValueError: if a glob matches no layer.
     """
-    frozen = frozen_layers(state.batch_stats, freeze_batch_stats)
 
     def mean(logits):
         total, denominator = psum_over(loss_fn(logits, batch["label"]), axis_name)
@@ -168,7 +164,7 @@ def batch_statistics(
     *,
     model: nn.Module,
     normalization: Normalization,
-    freeze_batch_stats: tuple[str, ...] = (),
+    frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
 ) -> Any:
     """BatchNorm statistics of a single batch, without a running average.
@@ -182,21 +178,16 @@ def batch_statistics(
         batch: `image` uint8 [B, H, W, C], the local part.
         model: the network.
         normalization: of the image.
-        freeze_batch_stats: globs for the names of layers that keep their running
-            statistics.
+        frozen: names of BatchNorm layers that keep their running statistics.
         axis_name: mapped axis of the batch; not used, as the model averages over it.
 
     Returns:
         A tree like `state.batch_stats`.
 
-    Raises:
-        ValueError: if a glob matches no layer.
-
     Source: SegNet-Tutorial, compute_bn_statistics.py.
     """
     del axis_name
     image = normalization(batch["image"])
-    frozen = frozen_layers(state.batch_stats, freeze_batch_stats)
 
     def updated(value):
         stats = jax.tree.map_with_path(
@@ -219,5 +210,5 @@ def _average(ema: Any, params: Any, decay: float, count: jax.Array) -> Any:
     """Updates an average of `count - 1` trees of parameters by one more."""
     # The weight of the new parameters falls from 1 to 1 - decay. Without expm1,
     # 1 - decay**count would be rounded to 0 for a decay close to 1.
-    share = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    return optax.incremental_update(params, ema, share)
+    weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
+    return optax.incremental_update(params, ema, weight)

@@ -232,10 +232,11 @@ class _Run:
                         self._call("on_save", state, {})
                     if signum and not self._is_over():
                         raise Interrupted(signum, self.done)
-                if reason := self.callbacks.stop_reason:
-                    writer.print(f"stopped early after step {self.done}: {reason}")
-                elif start == steps:
+                if start >= steps:
                     writer.print("training is complete; to continue, raise train.steps")
+                elif self.done < steps:
+                    reason = self.callbacks.stop_reason
+                    writer.print(f"stopped early after step {self.done}: {reason}")
                 if evaluated != self.done:
                     _, result = self._evaluate(writer, state, record=False)
                 checkpoints.wait()

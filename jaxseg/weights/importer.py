@@ -14,7 +14,6 @@ import numpy as np
 from jaxseg.metadata import MetadataError, RunMetadata
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
-from jaxseg.models.registry import list_models
 from jaxseg.models.variables import abstract_variables, initial_variables
 from jaxseg.utils import registry
 from jaxseg.utils.trees import flatten, unflatten
@@ -285,8 +284,6 @@ def _default_encoder(name: str) -> str | None:
     """The default encoder of a model; None if the model has no argument `encoder`."""
     if name == CLASSIFIER:
         return None
-    if name not in list_models():
-        create_model(name, 1)  # raises an error that lists the models
     builder = registry.lookup("model", name)
     parameter = inspect.signature(builder).parameters.get("encoder")
     return parameter.default if parameter else None

@@ -65,13 +65,13 @@ def test_models_that_take_certain_sizes_alone(model, tmp_path):
 
 
 def test_a_run_is_not_overwritten(saved, variables):
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="already contains a run"):
         jaxseg.save(saved, variables, model=MODEL, normalization=RAW)
 
 
 def test_variables_of_another_model_are_not_saved(variables, tmp_path):
     for change, message in (
-        ({"depths": (1, 2)}, "not the variables of segnet.*bn2"),
+        ({"depths": (1, 2)}, "do not match segnet.*bn2"),
         ({"width": 3}, "but must be"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -119,3 +119,19 @@ def test_a_file_is_read_once(saved, variables, tmp_path, monkeypatch):
     assert not reads
     pretrained.initialize(_initial(), pretrained.normalization)
     assert reads == [path]
+
+
+def test_arrays_are_placed_in_the_order_of_the_model(saved, monkeypatch):
+    """All processes place them together, so all must do it in the same order."""
+    initial = _initial()
+    placed = []
+    place = jax.device_put
+
+    def device_put(x, *args, **kwargs):
+        placed.append(x.shape)
+        return place(x, *args, **kwargs)
+
+    monkeypatch.setattr(jax, "device_put", device_put)
+    PretrainedWeights(saved, MODEL).initialize(initial, RAW)
+    expected = [leaf.shape for leaf in flatten(initial).values()]
+    assert placed[-len(expected) :] == expected  # loading places arrays too

@@ -68,7 +68,7 @@ def test_differences_and_intervals(evaluated, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "road    50.0    88.9       +38.9  [" in printed
     assert f"A  {a}\nB  {b}\n" in printed
-    assert "on 3 images" in printed
+    assert "over 3 images" in printed
     assert "boundary" not in printed
 
 
@@ -148,17 +148,16 @@ def test_what_is_missing_is_said(evaluated, tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "bad.npz").write_bytes(b"PK")
     messages = {
-        "fresh": f"was not evaluated: there is no {tmp_path}/fresh/report.npz. Run "
-        f"`jaxseg evaluate --workdir {tmp_path}/fresh`.",
-        "nowhere": f"There is no {tmp_path}/nowhere.",
+        "fresh": f"Run `jaxseg evaluate --workdir {tmp_path}/fresh`.",
+        "nowhere": f"{tmp_path}/nowhere does not exist",
         "old.json": f"Run `jaxseg evaluate --output {tmp_path}/old.json`.",
-        "notes.txt": "is neither a workdir nor",
+        "notes.txt": "is not a workdir",
         "bad.npz": "is damaged",
     }
     for name, message in messages.items():
         assert compare(a, tmp_path / name) == 1
         assert message in capsys.readouterr().err
     assert compare(a) == 1
-    assert "two runs or more" in capsys.readouterr().err
+    assert "at least two runs" in capsys.readouterr().err
     assert compare(a, a, "--output", tmp_path) == 1
     assert "is a folder" in capsys.readouterr().err

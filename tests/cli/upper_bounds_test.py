@@ -45,7 +45,7 @@ def test_scores_of_coarse_masks_are_those_counted_by_hand(data, tmp_path, capsys
     assert scores["2"]["pixel_accuracy"] == pytest.approx(12 / 13)
     assert scores["1"]["miou"] == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "folder: 1 label maps of test, nearest"
+    assert printed[0] == "folder: 1 label maps of test, nearest upsampling"
     assert [line.split() for line in printed[3:5]] == [
         ["2", "84.4", "92.3"],
         ["1", "100.0", "100.0"],
@@ -66,9 +66,9 @@ def test_all_of_the_papers_factors_are_there_unasked(data, capsys):
     ("args", "message"),
     [
         (["--split=val"], "has no split 'val'; it has test"),
-        (["--split=test", "--factors", "0"], "factor must be 1 or more, not 0"),
+        (["--split=test", "--factors", "0"], "factor must be at least 1"),
         (["--split=test", "--options", '{"width": 3}'], "no option width; known: chan"),
-        (["--split=test", "--output", "/"], "/ is a folder; give --output a file's"),
+        (["--split=test", "--output", "/"], "/ is a folder"),
     ],
 )
 def test_what_cannot_be_done_is_said(data, capsys, args, message):
@@ -80,4 +80,4 @@ def test_what_cannot_be_done_is_said(data, capsys, args, message):
 def test_options_are_a_json_object(data, capsys, options):
     with pytest.raises(SystemExit):
         run(data, "--options", options)
-    assert f"'{options}' is no JSON object; give names" in capsys.readouterr().err
+    assert f"'{options}' is not a JSON object" in capsys.readouterr().err

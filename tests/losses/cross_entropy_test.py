@@ -228,3 +228,8 @@ def test_chunks_that_do_not_divide_are_refused(chunks, message):
     logits, label = jnp.zeros((1, 2, 12, 3)), jnp.zeros((1, 2, 12), jnp.uint8)
     with pytest.raises(ValueError, match=message):
         by_columns(cross_entropy, chunks)(logits, label)
+
+
+def test_only_sums_are_divided():
+    with pytest.raises(AssertionError, match="rank"):
+        divide(jnp.ones((2, 3)), jnp.ones(()))

@@ -141,3 +141,8 @@ def test_room_for_just_all_vertices_or_one_less(lacking):
     want, count = filtered(features, values)
     y, _ = lattice_filter([(count - lacking + 0.5) / 50])(features, values)
     np.testing.assert_allclose(y, want, rtol=1e-6)
+
+
+def test_points_and_their_validity_must_agree():
+    with pytest.raises(AssertionError, match="shape"):
+        permutohedral.build(np.zeros((6, 2), np.float32), np.ones((2, 3), bool))

@@ -1,4 +1,4 @@
-"""One process of two in cluster_test.py: its config, and what it does.
+"""One process of two in distributed_test.py: its config, and what it does.
 
     python tests/parallel/distributed_process.py PORT PROCESS_ID FOLDER
 
@@ -84,7 +84,7 @@ def main():
         config.update_from_flattened_dict(changes)
         trainer.run(config, str(folder / name))
 
-    report["anywhere"] = [
+    report["any_process"] = [
         distributed.any_process(process == 1),
         distributed.any_process(False),
     ]

@@ -186,7 +186,7 @@ def test_pmap_over_two_processes(pair, alone):
 
 def test_processes_agree(reports):
     for report in reports:
-        assert report["anywhere"] == [True, False]
+        assert report["any_process"] == [True, False]
         assert report["largest"] == [0, 0, 0, 2, 15, 1]
 
 
