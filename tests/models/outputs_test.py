@@ -9,6 +9,7 @@ import pytest
 from jaxseg.models import create_model
 from jaxseg.models.outputs import apply_in_training
 from jaxseg.utils import registry
+from tests.helpers import init_variables
 
 KEY = jax.random.key(2)
 
@@ -32,7 +33,7 @@ def image():
 @pytest.mark.parametrize("norm", [True, False])
 def test_any_linen_module_can_be_trained(image, norm):
     model = Plain(norm)
-    variables = model.init(jax.random.key(1), image, train=False)
+    variables = init_variables(model, image, seed=1)
     output = apply_in_training(model, variables, image, KEY)
     logits, changed = model.apply(variables, image, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(output.logits, logits)
@@ -51,7 +52,7 @@ def test_a_call_returns_the_logits_alone_and_init_makes_all_parameters(image):
         aux_weight=0.4,
         encoder_kwargs=dict(width=4, depths=(1, 1, 1, 1)),
     )
-    variables = jax.jit(lambda: model.init(jax.random.key(1), image, train=False))()
+    variables = init_variables(model, image, seed=1)
     assert "auxiliary_0" in variables["params"]
 
     @jax.jit
