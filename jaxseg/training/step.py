@@ -210,5 +210,5 @@ def _average(ema: Any, params: Any, decay: float, count: jax.Array) -> Any:
     """Updates an average of `count - 1` trees of parameters by one more."""
     # The weight of the new parameters falls from 1 to 1 - decay. Without expm1,
     # 1 - decay**count would be rounded to 0 for a decay close to 1.
-    share = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    return optax.incremental_update(params, ema, share)
+    weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
+    return optax.incremental_update(params, ema, weight)
