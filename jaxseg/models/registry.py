@@ -21,7 +21,8 @@ from jaxseg.models.deeplab_v2 import deeplab_largefov, deeplab_v2
 from jaxseg.models.encoder_decoder import encoder_decoder
 from jaxseg.models.fc_resnet import fc_resnet
 from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
-from jaxseg.models.options import LayerOptions, floating_dtype
+from jaxseg.models.options import LayerOptions
+from jaxseg.models.outputs import with_logits_dtype
 from jaxseg.models.segnet import segnet
 from jaxseg.models.segnet_basic import (
     bilinear_interpolation,
@@ -163,7 +164,7 @@ def create_model(
             f"{name} has no argument `options`, so these would have no effect: {options}."
         )
     model = builder(num_classes, **kwargs)
-    return model.clone(logits_dtype=floating_dtype("logits_dtype", logits_dtype))
+    return with_logits_dtype(model, logits_dtype)
 
 
 def _hashable(value: Any) -> Any:

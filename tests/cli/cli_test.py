@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -63,9 +64,10 @@ def trained(tmp_path_factory):
     folder.mkdir()
     draw_data(folder / "data", "train", 1)
     draw_data(folder / "data", "val", 5)
-    state = create_state(
-        create_model(**MODEL), optax.sgd(0.1), jax.random.key(0), (32, 32, 3)
+    create = partial(
+        create_state, create_model(**MODEL), optax.sgd(0.1), image_shape=(32, 32, 3)
     )
+    state = jax.jit(create)(key=jax.random.key(0))
     head = state.params["head"]
     never = head["bias"].at[3].set(-1e6)
     with CheckpointManager(folder / "run") as checkpoints:
@@ -179,16 +181,28 @@ def test_evaluate_scores_a_data_set_that_lies_elsewhere(trained, tmp_path):
     [
         (["--split", "test"], "has no split 'test'; it has train, val"),
         (["--checkpoint", "7"], "no checkpoint '7'; use best, latest or one of 1, 2."),
-        (["--data-root", "/nowhere"], "/nowhere is no folder. Say by --data-root"),
-        (["--output", "/"], "/ is a folder; give --output the name of a file."),
+        (
+            ["--data-root", "/nowhere"],
+            "/nowhere is not a folder. Give its location with --data-root",
+        ),
+        (["--output", "/"], "/ is a folder; --output must be a file"),
         (["--output", "{tmp}/file/x.json"], "Cannot write to {tmp}/file (File exists)"),
-        (["--data-root", "{tmp}/other"], "road, sky, tree, unicorn, but the data set"),
-        (["--workdir", "{trained}"], "There are: {trained}/resized, {trained}/run."),
+        (
+            ["--data-root", "{tmp}/other"],
+            "road, sky, tree, unicorn, but those of the data set are sky",
+        ),
+        (
+            ["--workdir", "{trained}"],
+            "Existing workdirs: {trained}/resized, {trained}/run.",
+        ),
         (
             ["--workdir", "{trained}/rum"],
-            "There are: {trained}/resized, {trained}/run.",
+            "Existing workdirs: {trained}/resized, {trained}/run.",
         ),
-        (["--workdir", "{tmp}/none/none"], "no metadata.json. Train into it first."),
+        (
+            ["--workdir", "{tmp}/none/none"],
+            "has no metadata.json. Train a network first.",
+        ),
     ],
 )
 def test_what_evaluate_cannot_do_is_said_in_a_line(
@@ -329,8 +343,8 @@ def test_predict_by_more_devices_than_there_are(trained, tmp_path, capsys):
         tmp_path / "out",
     )
     for space, message in (
-        ("9", "--space 9: there are 4 devices"),
-        ("0", "--space 0: there are 4 devices"),
+        ("9", "from 1 to 4, the number of devices"),
+        ("0", "from 1 to 4, the number of devices"),
     ):
         assert run(*args, "--space", space) == 1
         assert message in capsys.readouterr().err
@@ -373,7 +387,7 @@ def test_tiles_must_be_larger_than_the_context(trained, tmp_path, capsys):
     args = ("predict", "--workdir", tmp_path / "valid", "--output", tmp_path / "out")
     assert run(*args, image, "--tile", "32x40") == 1
     said = capsys.readouterr().err
-    assert "sees 20 pixels to every side; give tiles of 80 pixels or more" in said
+    assert "20 pixels of context" in said and "at least 80 pixels" in said
     # An image smaller than what the network can take is mirrored until it fits.
     assert run(*args, image) == 0
     with Image.open(tmp_path / "out" / "0.png") as written:
@@ -393,7 +407,7 @@ def test_predict_needs_an_output_that_can_be_written(trained, images, tmp_path, 
         ((), "required: COMMAND"),
         (("evaluate",), "required: --workdir"),
         (("predict", "--workdir", "w", "x.png"), "required: --output"),
-        (("train",), "invalid choice: 'train'"),
+        (("fit",), "invalid choice: 'fit'"),
     ],
 )
 def test_wrong_usage_ends_with_status_2(argv, message, capsys):
@@ -413,18 +427,17 @@ def test_help_has_an_example(command, capsys):
     assert "example:\n" in capsys.readouterr().out
 
 
-def test_help_loads_nothing_but_the_command_line():
+def test_help_loads_nothing_heavy():
     code = (
-        "import sys, jaxseg\n"
-        "before = set(sys.modules)\n"
-        "import jaxseg.cli\n"
+        "import sys, jaxseg.cli\n"
         "try: jaxseg.cli.main(['--help'])\n"
-        "finally: print([m for m in sys.modules if m not in before and '.' in m])"
+        "finally: print({name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = ast.literal_eval(done.stdout.splitlines()[-1])
-    assert all(name.startswith(("jaxseg.cli", "jaxseg.utils")) for name in loaded)
+    heavy = {"jax", "flax", "numpy", "cv2", "scipy", "orbax", "grain", "ml_collections"}
+    assert "jaxseg" in loaded and not loaded & heavy
 
 
 def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
@@ -432,7 +445,7 @@ def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
     file, back = tmp_path / "run.safetensors", tmp_path / "back"
     command = ["export-weights", f"--workdir={trained}/run"]
     assert cli.main([*command, f"--output={tmp_path}/run.npz"]) == 1
-    assert "ends in .safetensors" in capsys.readouterr().err
+    assert "end in .safetensors" in capsys.readouterr().err
     assert (
         cli.main(["export-weights", f"--workdir={trained}/run", f"--output={file}"])
         == 0
@@ -446,7 +459,7 @@ def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
         assert getattr(before, key) == getattr(after, key)
 
     assert cli.main(["import-weights", str(file), f"--output={back}"]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
