@@ -1,6 +1,7 @@
 """Models by name."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -93,6 +94,20 @@ def list_blocks() -> tuple[str, ...]:
     return registry.names("block")
 
 
+def find_builder(name: str) -> Callable[..., Any]:
+    """The function that builds the model of a name.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    if name not in list_models() and name in list_encoders():
+        raise ValueError(
+            f"{name!r} is an encoder, not a model; use a model with it, such as "
+            f"encoder_decoder with encoder={name!r}."
+        )
+    return registry.lookup("model", name)
+
+
 def create_model(
     name: str,
     num_classes: int,
@@ -131,12 +146,7 @@ def create_model(
         ValueError: if a name, an argument or a type is unknown, or `num_classes` is
             below 1.
     """
-    if name not in registry.names("model") and name in registry.names("encoder"):
-        raise ValueError(
-            f"{name!r} is an encoder, not a model; use a model with it, such as "
-            f"encoder_decoder with encoder={name!r}."
-        )
-    builder = registry.lookup("model", name)
+    builder = find_builder(name)
     check_classes(num_classes)
     options = LayerOptions(dtype, param_dtype, axis_name, remat)
     # Arguments that a name stands for, such as the skips of fcn16s, cannot be set.
