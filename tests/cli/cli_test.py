@@ -472,9 +472,9 @@ def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
     tensors |= {f"{name}.bias": rng.normal(size=x[0]) for name, x in shapes.items()}
     file, output = tmp_path / "vgg16.npz", tmp_path / "fcn"
     np.savez(file, **tensors)
-    parts = {"hidden": 4, "encoder_kwargs": {"widths": [2] * 5}}
+    kwargs = {"hidden": 4, "encoder_kwargs": {"widths": [2] * 5}}
     command = ["import-weights", str(file), "--model=fcn32s", "--num-classes=4"]
-    command += [f"--model-kwargs={json.dumps(parts)}", f"--output={output}"]
+    command += [f"--model-kwargs={json.dumps(kwargs)}", f"--output={output}"]
     command += [f"--classes={trained / 'data' / 'classes.json'}"]
     assert cli.main(command) == 1
     error = capsys.readouterr().err
