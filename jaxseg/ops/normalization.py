@@ -37,6 +37,7 @@ def local_response_norm(
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"size is {size}; it must be an odd number of channels.")
+    x = jnp.asarray(x)  # NumPy's float64 becomes what JAX makes of it
     wide = x.astype(jnp.float32)
     window = (1,) * (x.ndim - 1) + (size,)
     energy = lax.reduce_window(

@@ -5,7 +5,9 @@ the parameters of the same run undisturbed, its evaluation and a prediction.
 """
 
 import json
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -24,31 +26,28 @@ from tests.helpers import draw_image
 
 FIXTURE = Path(__file__).parent / "fixtures" / "workdir_0_1.zip"
 
-# On the machine that made the fixture all numbers are equal bit for bit; elsewhere
-# compilers may sum in another order.
+# As users compile, on the machine that made the fixture, all numbers are equal bit for
+# bit (`python -m benchmarks.migration`). Other compilations sum in another order.
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 
 
-@pytest.fixture(autouse=True)
-def optimized():
-    """Compiles as users do, and as the fixture was made; other tests do not."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+def unpack(folder: Path) -> None:
+    """Unpacks the fixture, with its data prepared in the same folder."""
+    shutil.unpack_archive(FIXTURE, folder)
+    metadata = folder / "workdir" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    content["data"]["prepared_dir"] = str(folder / "prepared")
+    metadata.write_text(json.dumps(content))
 
 
 @pytest.fixture
 def old(tmp_path):
-    """The unpacked fixture, with its data prepared in the same folder."""
-    shutil.unpack_archive(FIXTURE, tmp_path)
-    metadata = tmp_path / "workdir" / "metadata.json"
-    content = json.loads(metadata.read_text())
-    content["data"]["prepared_dir"] = str(tmp_path / "prepared")
-    metadata.write_text(json.dumps(content))
+    """The folder of the unpacked fixture."""
+    unpack(tmp_path)
     return tmp_path
 
 
-def _config(old) -> ConfigDict:
+def create_config(old: Path) -> ConfigDict:
     """The config of the run with today's keys."""
     content = jaxseg.load(old / "workdir")[2].config
     config = default_config()
@@ -69,9 +68,18 @@ def test_names_are_migrated(old):
     assert metadata.eval_batch_size == 4 and metadata.step == 5
 
 
-def test_it_resumes(old, capsys):
-    run(_config(old), str(old / "workdir"))
-    assert "resuming after step 5 of 8" in capsys.readouterr().out
+def resume(old: Path) -> None:
+    """Runs the rest of the run."""
+    run(create_config(old), str(old / "workdir"))
+
+
+def test_it_resumes(old, capfd, monkeypatch):
+    """In a process that compiles as users do, and as the fixture was made."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(resume, old).result()
+    assert "resuming after step 5 of 8" in capfd.readouterr().out
     lines = [
         json.loads(x) for x in (old / "metrics_full.jsonl").read_text().split("\n")[:-1]
     ]
