@@ -369,7 +369,7 @@ def test_another_batch_size_is_refused_unless_accepted(
     shutil.copytree(finished, tmp_path / "run")
     config.train.steps = 7
     config.train.batch_size = 6
-    with pytest.raises(ValueError, match=r"batch size of 4; now it is 6"):
+    with pytest.raises(ValueError, match=r"size of 4; now it is 6.*accept_batch_size"):
         trainer.run(config, str(tmp_path / "run"))
 
     places = []
