@@ -1,4 +1,24 @@
-"""Four fake CPU devices, strict shapes, and PyTorch's models as references."""
+"""Four fake CPU devices, quick compilation, and PyTorch's models as references."""
+
+import os
+import tempfile
+from importlib.metadata import version
+
+# Most of the tests' time goes into compilation. XLA's older emitters of fused loops
+# need half of it, and a cache spares what was compiled before. Variables, so that the
+# workers of pytest-xdist, and the processes that tests start, have them too.
+if version("jaxlib").startswith(("0.8.", "0.9.", "0.10.")):  # others may not know them
+    os.environ["XLA_FLAGS"] = " ".join(
+        (
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        )
+    )
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="jaxseg-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np

@@ -28,7 +28,8 @@ def add(commands: Commands) -> None:
         "are set as for training: --config.train.batch_size=64. docs/plan.md explains\n"
         "the results. Each compilation of a large network takes minutes. The exit\n"
         "status is 3 if the step does not fit into the memory of a device.",
-        example="jaxseg plan --config configs/unet_camvid.py --classes 11 \\\n"
+        example="jaxseg configs unet_camvid\n"
+        "  jaxseg plan --config unet_camvid.py --classes 11 \\\n"
         "    --topology v5e:16x16 --mesh data=64,space=4 --output plan.json",
     )
     parser.add_argument(

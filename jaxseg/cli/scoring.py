@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from jaxseg.metrics import Calibration, Confusion
     from jaxseg.models.variables import Variables
 
-TILE_OVERLAP = 0.5
-
 
 @dataclass(frozen=True)
 class Scoring:
@@ -84,8 +82,7 @@ def add_scoring(parser: ArgumentParser) -> None:
         "--tile",
         type=parse_size,
         metavar="HxW",
-        help="score tiles of this size in pixels, with half a tile of overlap, and blend "
-        "them",
+        help="score overlapping tiles of this size in pixels, and blend them",
     )
     parser.add_argument(
         "--space",
@@ -226,22 +223,16 @@ def _ensemble(scoring: Scoring, args: Namespace) -> Scoring:
 def _tiled(scoring: Scoring, tile: tuple[int, int], context: int) -> Scoring:
     """Scores tiles, each resized and refined like an image."""
     from jaxseg.inference import scorers
+    from jaxseg.ops.tiling import choose_overlap
 
-    scorer, overlap = scoring.scorer, TILE_OVERLAP
+    scorer = scoring.scorer
     if scoring.image_size is not None:
         # The context is in pixels of the resized image, so it is no margin of tiles.
         scorer, context = scorers.resized(scorer, scoring.image_size), 0
     if scoring.refine is not None:
         scorer = scorers.refined(scorer, scoring.refine)
-    if context:
-        # Without averaging: for each pixel one tile contains its whole context.
-        overlap = (2 * context + 1) / min(tile)
-        if overlap >= 1:
-            raise ValueError(
-                f"--tile {tile[0]}x{tile[1]} is too small: the network needs {context} "
-                f"pixels of context on each side; use at least {4 * context} pixels."
-            )
     shown = f"tiles of {tile[0]}x{tile[1]}"
+    overlap = choose_overlap(tile, context)
     tiling = {"size": tile, "overlap": overlap, "margin": context}
     return _with(
         scoring, shown, scorer=scorer, image_size=None, refine=None, tiling=tiling

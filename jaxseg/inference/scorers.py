@@ -23,7 +23,7 @@ from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.image_resize import resize_image
 from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import pad_edges, resize_bilinear
-from jaxseg.ops.tiling import tile_starts, weigh
+from jaxseg.ops.tiling import DEFAULT_OVERLAP, tile_starts, weigh
 
 
 def network(model: nn.Module, normalization: Normalization) -> Scorer:
@@ -232,7 +232,10 @@ def refined(scorer: Scorer, refine: Refine) -> Scorer:
 
 
 def tiles(
-    scorer: Scorer, size: tuple[int, int], overlap: float = 0.5, margin: int = 0
+    scorer: Scorer,
+    size: tuple[int, int],
+    overlap: float = DEFAULT_OVERLAP,
+    margin: int = 0,
 ) -> Scorer:
     """The average over overlapping tiles, weighted by a Gaussian around their centers.
 

@@ -16,7 +16,7 @@ from jaxseg.inference.network import Scorer
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
 from jaxseg.ops.resize import pad_edges
-from jaxseg.ops.tiling import tile_starts, weigh
+from jaxseg.ops.tiling import DEFAULT_OVERLAP, tile_starts, weigh
 from jaxseg.parallel.mesh import SPLIT, Batch, create_parallel
 
 TILES_PER_DEVICE = 4
@@ -44,7 +44,7 @@ class TiledPredictor:
         variables: Variables,
         metadata: RunMetadata,
         size: tuple[int, int],
-        overlap: float = 0.5,
+        overlap: float = DEFAULT_OVERLAP,
         margin: int = 0,
     ):
         """Prepares the prediction; compiles nothing yet.

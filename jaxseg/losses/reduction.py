@@ -1,4 +1,7 @@
-"""Reduction of sums and denominators to a loss, over columns and devices."""
+"""Losses in chunks of columns, and the division of the sum by its denominator.
+
+The sum over devices is in `jaxseg.training.step`.
+"""
 
 import functools
 from collections.abc import Callable

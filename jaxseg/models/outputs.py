@@ -4,7 +4,10 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
+from jaxseg.models.options import floating_dtype
 from jaxseg.models.variables import Variables
 
 
@@ -32,6 +35,27 @@ class TrainingOutput(NamedTuple):
     logits: jax.Array
     auxiliary: tuple[AuxiliaryLogits, ...]
     batch_stats: Any
+
+
+def with_logits_dtype(model: nn.Module, dtype: DTypeLike) -> nn.Module:
+    """A copy of a model whose logits have another type.
+
+    Args:
+        model: a module with an attribute `logits_dtype`, or any that returns float32.
+        dtype: of the logits.
+
+    Raises:
+        ValueError: if the model has no such attribute and the type is not float32.
+    """
+    dtype = floating_dtype("logits_dtype", dtype)
+    if hasattr(model, "logits_dtype"):
+        return model.clone(logits_dtype=dtype)
+    if dtype != jnp.float32:
+        raise ValueError(
+            f"{type(model).__name__} has no attribute logits_dtype, so its logits "
+            f"cannot be {dtype}; use float32."
+        )
+    return model
 
 
 def apply_in_training(

@@ -1,6 +1,7 @@
 """Models by name."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +21,8 @@ from jaxseg.models.deeplab_v2 import deeplab_largefov, deeplab_v2
 from jaxseg.models.encoder_decoder import encoder_decoder
 from jaxseg.models.fc_resnet import fc_resnet
 from jaxseg.models.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
-from jaxseg.models.options import LayerOptions, floating_dtype
+from jaxseg.models.options import LayerOptions
+from jaxseg.models.outputs import with_logits_dtype
 from jaxseg.models.segnet import segnet
 from jaxseg.models.segnet_basic import (
     bilinear_interpolation,
@@ -92,6 +94,20 @@ def list_blocks() -> tuple[str, ...]:
     return registry.names("block")
 
 
+def find_builder(name: str) -> Callable[..., Any]:
+    """The function that builds the model of a name.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    if name not in list_models() and name in list_encoders():
+        raise ValueError(
+            f"{name!r} is an encoder, not a model; use a model with it, such as "
+            f"encoder_decoder with encoder={name!r}."
+        )
+    return registry.lookup("model", name)
+
+
 def create_model(
     name: str,
     num_classes: int,
@@ -130,12 +146,7 @@ def create_model(
         ValueError: if a name, an argument or a type is unknown, or `num_classes` is
             below 1.
     """
-    if name not in registry.names("model") and name in registry.names("encoder"):
-        raise ValueError(
-            f"{name!r} is an encoder, not a model; use a model with it, such as "
-            f"encoder_decoder with encoder={name!r}."
-        )
-    builder = registry.lookup("model", name)
+    builder = find_builder(name)
     check_classes(num_classes)
     options = LayerOptions(dtype, param_dtype, axis_name, remat)
     # Arguments that a name stands for, such as the skips of fcn16s, cannot be set.
@@ -153,7 +164,7 @@ def create_model(
             f"{name} has no argument `options`, so these would have no effect: {options}."
         )
     model = builder(num_classes, **kwargs)
-    return model.clone(logits_dtype=floating_dtype("logits_dtype", logits_dtype))
+    return with_logits_dtype(model, logits_dtype)
 
 
 def _hashable(value: Any) -> Any:

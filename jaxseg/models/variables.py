@@ -1,5 +1,6 @@
 """The variables of a model: initialization, and shapes."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +25,9 @@ def initial_variables(
     # pixels, DeconvNet and classifiers with dense layers too.
     input_size = getattr(module, "input_size", None)
     side = 224 if input_size is None else input_size(32)[0]
-    return dict(module.init(key, jnp.zeros((1, side, side, channels)), train=False))
+    # Compiled as one; op by op, each of them would be compiled, the network's too.
+    init = jax.jit(partial(module.init, train=False))
+    return dict(init(key, jnp.zeros((1, side, side, channels))))
 
 
 def abstract_variables(module: nn.Module, channels: int = 3) -> Variables:

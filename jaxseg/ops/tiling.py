@@ -16,6 +16,36 @@ output stride of the networks, and only at its multiples does a network compute 
 features in a tile as in the whole image."""
 
 
+DEFAULT_OVERLAP = 0.5
+"""Fraction of a tile that the next one also covers, where tiles are averaged."""
+
+
+def choose_overlap(size: tuple[int, int], context: int) -> float:
+    """The overlap of tiles for a network that needs context around what it scores.
+
+    Args:
+        size: height and width of a tile, in pixels.
+        context: pixels that the network needs on each side; 0 for one that pads.
+
+    Returns:
+        `DEFAULT_OVERLAP` without context. Otherwise just enough that, for each pixel,
+        one tile contains its whole context, so that nothing is averaged.
+
+    Raises:
+        ValueError: if a tile is too small for the context.
+    """
+    if not context:
+        return DEFAULT_OVERLAP
+    overlap = (2 * context + 1) / min(size)
+    if overlap >= 1:
+        raise ValueError(
+            f"Tiles of {size[0]}x{size[1]} pixels are too small: the network needs "
+            f"{context} pixels of context on each side; use at least {4 * context} "
+            "pixels."
+        )
+    return overlap
+
+
 def tile_starts(length: int, size: int, overlap: float, margin: int = 0) -> list[int]:
     """First pixels of the tiles along one side.
 

@@ -196,9 +196,12 @@ class Parallel:
         return jax.jit(step, out_shardings=placement, donate_argnums=donated)
 
     def _placement(self, spec: PartitionSpec) -> NamedSharding:
-        # Inputs and outputs of pmap are local to this process.
-        mesh = self.mesh.local_mesh if self.backend == "pmap" else self.mesh
-        return NamedSharding(mesh, spec)
+        if self.backend != "pmap":
+            return NamedSharding(self.mesh, spec)
+        # Inputs and outputs of pmap are local to this process, and lie on one axis: on
+        # any other mesh the first state would be compiled for apart from all later ones.
+        local = Mesh(self.mesh.local_mesh.devices.reshape(-1), (DATA,))
+        return NamedSharding(local, spec)
 
 
 def psum_over(tree: Any, axis_name: str | None) -> Any:

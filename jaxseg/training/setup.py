@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxseg.losses import LossFn
 from jaxseg.models import create_model
 from jaxseg.models.freezing import frozen_layers
+from jaxseg.models.outputs import with_logits_dtype
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import REPLICATED, Parallel
 from jaxseg.training.config import Config, ConfigError, config_section, model_kwargs
@@ -88,7 +89,7 @@ class TrainingSetup:
                 logits_dtype=config.loss.logits_dtype,
                 axis_name=parallel.axis_name,
             )
-        self.model = model.clone(logits_dtype=jnp.float32)
+        self.model = with_logits_dtype(model, jnp.float32)
         ema_decay = config.train.ema_decay
         init = partial(
             create_state,

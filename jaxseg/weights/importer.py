@@ -14,8 +14,8 @@ import numpy as np
 from jaxseg.metadata import MetadataError, RunMetadata
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
+from jaxseg.models.registry import find_builder
 from jaxseg.models.variables import abstract_variables, initial_variables
-from jaxseg.utils import registry
 from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights import caffe, files, pytorch_fcn, smp, torchvision
 from jaxseg.weights.mapping import (
@@ -284,6 +284,5 @@ def _default_encoder(name: str) -> str | None:
     """The default encoder of a model; None if the model has no argument `encoder`."""
     if name == CLASSIFIER:
         return None
-    builder = registry.lookup("model", name)
-    parameter = inspect.signature(builder).parameters.get("encoder")
+    parameter = inspect.signature(find_builder(name)).parameters.get("encoder")
     return parameter.default if parameter else None

@@ -14,6 +14,7 @@ from jaxseg.utils.trees import flatten
 from jaxseg.weights import files
 from jaxseg.weights.importer import export_weights
 from jaxseg.weights.mapping import IMAGENET
+from tests.helpers import init_variables
 
 MODEL = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
 RAW = Normalization((0.0,), (1.0,))
@@ -22,7 +23,7 @@ RAW = Normalization((0.0,), (1.0,))
 @pytest.fixture(scope="module")
 def variables():
     model = jaxseg.create_model(**MODEL)
-    return model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    return init_variables(model, jnp.zeros((1, 8, 8, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def saved(variables, tmp_path_factory):
 
 def _initial(**changes):
     model = jaxseg.create_model(**MODEL | changes)
-    return model.init(jax.random.key(1), jnp.zeros((1, 8, 8, 3)), train=False)
+    return init_variables(model, jnp.zeros((1, 8, 8, 3)), seed=1)
 
 
 def test_what_is_saved_is_loaded(saved, variables):

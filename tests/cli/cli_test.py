@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -63,9 +64,10 @@ def trained(tmp_path_factory):
     folder.mkdir()
     draw_data(folder / "data", "train", 1)
     draw_data(folder / "data", "val", 5)
-    state = create_state(
-        create_model(**MODEL), optax.sgd(0.1), jax.random.key(0), (32, 32, 3)
+    create = partial(
+        create_state, create_model(**MODEL), optax.sgd(0.1), image_shape=(32, 32, 3)
     )
+    state = jax.jit(create)(key=jax.random.key(0))
     head = state.params["head"]
     never = head["bias"].at[3].set(-1e6)
     with CheckpointManager(folder / "run") as checkpoints:

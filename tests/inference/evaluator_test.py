@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import cv2
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,23 +11,11 @@ import pytest
 from jaxseg.inference import evaluator as evaluator_module
 from jaxseg.inference.evaluator import Evaluator
 from jaxseg.inference.scorers import network
-from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import create_parallel
+from tests.helpers import NORMALIZATION, ConvNet, init_variables
 
 K, VOID = 4, 255
 SIZE = (24, 40)
-NORMALIZATION = Normalization((128.0,), (64.0,))
-
-
-class Net(nn.Module):
-    """One convolution to K classes: all that evaluation needs of a network."""
-
-    kernel: int = 5
-
-    @nn.compact
-    def __call__(self, image, *, train):
-        del train
-        return nn.Conv(K, (self.kernel, self.kernel))(image)
 
 
 class Records:
@@ -53,8 +40,8 @@ class Records:
 
 
 def make(net=None, *, image_size=None, devices=1, backend="jit", batch_size=4):
-    net = net or Net()
-    variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    net = net or ConvNet(K)
+    variables = init_variables(net, jnp.zeros((1, 8, 8, 3)))
     evaluate = Evaluator(
         network(net, NORMALIZATION),
         num_classes=K,
@@ -100,7 +87,7 @@ def uniform():
 def expected(uniform):
     _, variables = make()
     images = [record["image"] for record in uniform]
-    return [logits_of(Net(), variables, image).argmax(-1) for image in images]
+    return [logits_of(ConvNet(K), variables, image).argmax(-1) for image in images]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +123,7 @@ def test_resized_images_are_scored_at_the_size_of_their_labels():
         small = cv2.resize(
             records[index]["image"], (24, 16), interpolation=cv2.INTER_AREA
         )
-        logits = cv2.resize(logits_of(Net(), variables, small), (width, height))
+        logits = cv2.resize(logits_of(ConvNet(K), variables, small), (width, height))
         assert prediction.shape == (height, width)
         # OpenCV interpolates in its own rounding, which may tip a tie.
         assert np.mean(prediction == logits.argmax(-1)) > 0.998
@@ -144,7 +131,7 @@ def test_resized_images_are_scored_at_the_size_of_their_labels():
 
 
 def test_mixed_sizes_are_scored_each_at_its_own():
-    net = Net(kernel=1)  # so that padding has no influence on pixels beside it
+    net = ConvNet(K, kernel=1)  # so that padding has no influence on pixels beside it
     records = Records((24, 40), (70, 33), (24, 41), (66, 40), (24, 40))
     evaluate, variables = make(net)
     confusion, kept = watched(evaluate, variables, records)

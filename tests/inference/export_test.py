@@ -5,7 +5,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,23 +16,14 @@ from jaxseg import cli, save
 from jaxseg.inference.export import export_network, verify, write
 from jaxseg.inference.predictor import Predictor
 from jaxseg.models import create_model
-from tests.helpers import PALETTE, draw_image, make_metadata
+from tests.helpers import PALETTE, ConvNet, draw_image, make_metadata
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
 
 
-class Net(nn.Module):
-    """A convolution of 5x5 to three classes."""
-
-    @nn.compact
-    def __call__(self, image, *, train):
-        del train
-        return nn.Conv(3, (5, 5))(image)
-
-
 def make(image_size=None, channels=3, model=None):
     """What `jaxseg.load` returns."""
-    model = model or Net()
+    model = model or ConvNet()
     image = jnp.zeros((1, 64, 64, channels))
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), image)
     metadata = make_metadata(channels=channels, image_size=image_size)
@@ -129,7 +119,7 @@ def test_an_export_is_verified_against_its_network(image_size, output):
 
 
 def test_a_network_for_some_sizes_alone_asks_for_one():
-    class Choosy(Net):
+    class Choosy(ConvNet):
         def __call__(self, image, *, train):
             if image.shape[1] % 16:
                 raise ValueError("heights of 16 rows")

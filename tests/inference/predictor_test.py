@@ -1,4 +1,3 @@
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,31 +11,28 @@ from jaxseg.models.variables import initial_variables
 from jaxseg.ops.crf import PRESETS, dense_crf
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.parallel.mesh import create_parallel
-from tests.helpers import NORMALIZATION, draw_image, make_metadata
+from tests.helpers import (
+    NORMALIZATION,
+    ConvNet,
+    draw_image,
+    init_variables,
+    make_metadata,
+)
 
 BUMP = np.linspace(-2, 2, 16, dtype=np.float32).reshape(1, 1, 16, 1)
 
 
-class Net(nn.Module):
-    """A convolution of 5x5 to three classes: a pixel sees two around it."""
-
-    @nn.compact
-    def __call__(self, image, *, train):
-        del train
-        return nn.Conv(3, (5, 5))(image)
-
-
 def make(image_size=None, channels=3):
-    net = Net()
+    net = ConvNet()
     shape = (1, 8, 8, channels)
-    variables = net.init(jax.random.key(1), jnp.zeros(shape), train=False)
+    variables = init_variables(net, jnp.zeros(shape), seed=1)
     metadata = make_metadata(channels=channels, image_size=image_size)
     return Predictor(net, variables, metadata), variables
 
 
 def scores(variables, image):
     normalized = (image[None].astype(np.float32) - 120) / 60
-    return np.asarray(Net().apply(variables, normalized, train=False))[0]
+    return np.asarray(ConvNet().apply(variables, normalized, train=False))[0]
 
 
 def expect(variables, image):
@@ -69,7 +65,7 @@ def test_images_of_similar_sizes_share_a_program():
 
     def counted(variables, image):
         traces.append(image.shape)
-        return network(Net(), NORMALIZATION)(variables, image)
+        return network(ConvNet(), NORMALIZATION)(variables, image)
 
     predict = Predictor(counted, variables, make_metadata())
     for height in range(33, 41):
@@ -91,7 +87,7 @@ def test_a_net_of_another_size_predicts_as_it_is_scored(image_size):
 
     label = np.zeros((40, 52), np.uint8)
     evaluate = Evaluator(
-        network(Net(), NORMALIZATION),
+        network(ConvNet(), NORMALIZATION),
         num_classes=3,
         batch_size=1,
         parallel=create_parallel(data=1),

@@ -10,6 +10,7 @@ from jaxseg.inference import scorers
 from jaxseg.models.unet import valid_size
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.resize import resize_bilinear
+from tests.helpers import init_variables
 
 NORMALIZATION = Normalization((0.0,), (255.0,))
 RNG = np.random.default_rng(0)
@@ -101,7 +102,7 @@ def test_ensembles_average_probabilities():
 @pytest.fixture(scope="module")
 def bayesian():
     model = jaxseg.create_model("segnet", 3, width=2, depths=(1, 1, 1), dropout=0.5)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    variables = init_variables(model, jnp.zeros((1, 8, 8, 3)))
     # Statistics unlike the batch's own, so that taking the wrong ones is seen.
     stats = jax.tree.map(lambda x: x / 9, variables["batch_stats"])
     return model, dict(variables) | {"batch_stats": stats}
@@ -156,7 +157,7 @@ def test_tiles_may_be_refined_one_by_one():
 def valid():
     """U-Net without padding, of three levels: it loses 20 pixels on every side."""
     model = jaxseg.create_model("unet_valid", 3, width=2, levels=3, dropout=0.5)
-    variables = model.init(jax.random.key(3), jnp.zeros((1, 44, 44, 3)), train=False)
+    variables = init_variables(model, jnp.zeros((1, 44, 44, 3)), seed=3)
     return model, dict(variables) | {"batch_stats": {}}
 
 

@@ -15,6 +15,7 @@ from jaxseg.models.classifier import (
 )
 from jaxseg.models.encoders import ENCODERS, Features
 from jaxseg.models.options import LayerOptions
+from tests.helpers import init_variables
 
 
 class _Through(nn.Module):
@@ -79,7 +80,7 @@ def test_heads_return_float32_and_drop_in_training_alone():
     x = jax.random.normal(jax.random.key(0), (2, 7, 7, 4))
     for head in (DenseHead(5, hidden=(16,)), PooledHead(5, dropout=0.5)):
         model = Classifier(_Through(), head.clone(options=LayerOptions("bfloat16")))
-        variables = model.init(jax.random.key(1), x, train=False)
+        variables = init_variables(model, x, seed=1)
         quiet = model.apply(variables, x, train=False)
         noisy = model.apply(
             variables, x, train=True, rngs={"dropout": jax.random.key(2)}

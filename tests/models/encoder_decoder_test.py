@@ -23,6 +23,7 @@ from jaxseg.models.options import LayerOptions
 from jaxseg.models.skips import SKIPS, Concat
 from jaxseg.models.upsamplers import UPSAMPLERS, Bilinear, Transposed
 from jaxseg.ops.pooling import max_pool_argmax
+from tests.helpers import init_variables
 
 RESNET = dict(width=4, depths=(1, 1, 1, 1))
 VGG = dict(widths=(4, 4, 4, 4, 8), depths=(1, 1, 1, 1, 1))
@@ -119,7 +120,7 @@ def features():
 
 
 def _gradients(decoder, features):
-    variables = decoder.init(jax.random.key(1), features, train=False)
+    variables = init_variables(decoder, features, seed=1)
 
     def loss(params, maps):
         x, _ = decoder.apply(
@@ -157,7 +158,7 @@ def test_blocks(features, name):
     """Each gives the channels it is told, at the same size, with gradient to all."""
     block = BLOCKS[name](features=(4, 7))
     x = features.maps[0]
-    variables = block.init(jax.random.key(1), x, train=False)
+    variables = init_variables(block, x, seed=1)
 
     def loss(params):
         y, _ = block.apply(
@@ -178,7 +179,7 @@ def test_residual_block_starts_from_its_input(features):
     """Without its convolutions, what is left is the input, activated."""
     x = features.maps[0]
     block = BLOCKS["residual"](features=(5, 6), norm=None)
-    variables = block.init(jax.random.key(1), x, train=False)
+    variables = init_variables(block, x, seed=1)
     nothing = jax.tree.map(jnp.zeros_like, variables)
     np.testing.assert_array_equal(block.apply(nothing, x, train=False), nn.relu(x))
     wider = BLOCKS["residual"](features=(5, 7), norm=None)

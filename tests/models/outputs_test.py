@@ -8,6 +8,8 @@ import pytest
 
 from jaxseg.models import create_model
 from jaxseg.models.outputs import apply_in_training
+from jaxseg.utils import registry
+from tests.helpers import init_variables
 
 KEY = jax.random.key(2)
 
@@ -31,7 +33,7 @@ def image():
 @pytest.mark.parametrize("norm", [True, False])
 def test_any_linen_module_can_be_trained(image, norm):
     model = Plain(norm)
-    variables = model.init(jax.random.key(1), image, train=False)
+    variables = init_variables(model, image, seed=1)
     output = apply_in_training(model, variables, image, KEY)
     logits, changed = model.apply(variables, image, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(output.logits, logits)
@@ -50,7 +52,7 @@ def test_a_call_returns_the_logits_alone_and_init_makes_all_parameters(image):
         aux_weight=0.4,
         encoder_kwargs=dict(width=4, depths=(1, 1, 1, 1)),
     )
-    variables = jax.jit(lambda: model.init(jax.random.key(1), image, train=False))()
+    variables = init_variables(model, image, seed=1)
     assert "auxiliary_0" in variables["params"]
 
     @jax.jit
@@ -75,3 +77,20 @@ def test_a_call_returns_the_logits_alone_and_init_makes_all_parameters(image):
         for stats in (variables["batch_stats"], output.batch_stats)
     )
     assert jnp.any(before != after)
+
+
+def test_a_plain_module_is_a_model_and_keeps_float32(monkeypatch):
+    class Plain(nn.Module):
+        num_classes: int
+
+        @nn.compact
+        def __call__(self, image, *, train):
+            del train
+            return nn.Conv(self.num_classes, (1, 1))(image)
+
+    tables = registry._REGISTERED | {"model": {"plain": Plain}}
+    monkeypatch.setattr(registry, "_REGISTERED", tables)
+    model = create_model("plain", 3)
+    assert isinstance(model, Plain) and model.num_classes == 3
+    with pytest.raises(ValueError, match="Plain has no attribute logits_dtype"):
+        create_model("plain", 3, logits_dtype="bfloat16")

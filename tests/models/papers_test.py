@@ -13,6 +13,7 @@ from jaxseg.models.layers import Dropout
 from jaxseg.models.unet import valid_size
 from jaxseg.weights.mapping import IMAGENET, Mapping
 from jaxseg.weights.torch_modules import COUNTERS, find_by_module, prefixed
+from tests.helpers import init_variables
 
 VGG = dict(widths=(4, 4, 4, 4, 4), depths=(1, 1, 1, 1, 1))
 FCN = dict(encoder_kwargs=VGG, hidden=8, dropout=0.0)
@@ -94,7 +95,7 @@ def test_fcn_starts_from_zero_scores_and_then_learns():
         logits = model.apply({"params": params}, image, train=False)
         return jax.grad(loss)(params), logits
 
-    params = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    params = init_variables(model, image)
     grads, logits = gradients(params["params"])
     assert not np.any(logits)
     moving = {
@@ -261,7 +262,7 @@ def test_fcn_basic_starts_by_interpolating():
     """The mean of scores survives four 8x8 transposed convolutions of stride 2."""
     model = create_model("fcn_basic_no_addition", 5, width=4)
     image = jax.random.uniform(jax.random.key(0), (1, 64, 96, 3), maxval=255.0)
-    variables = jax.jit(lambda: model.init(jax.random.key(1), image, train=False))()
+    variables = init_variables(model, image, seed=1)
 
     def scored(model, image):
         return model.neck(model.encoder(image, train=False).maps[-1], train=False)

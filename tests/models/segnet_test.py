@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model
+from tests.helpers import init_variables
 
 
 def _count(model, size=(32, 32)):
@@ -37,7 +38,7 @@ def image():
 def trained(request, image):
     """A narrow model with variables, and its name."""
     model = create_model(request.param, 5, width=4, dropout=0.5)
-    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    variables = init_variables(model, image)
     return request.param, model, variables
 
 
@@ -114,7 +115,7 @@ def test_bfloat16_sums_the_gradient_of_a_bias_in_float32():
 
     def gradient(dtype):
         model = create_model("segnet", 5, width=4, depths=(1,), dtype=dtype)
-        variables = model.init(jax.random.key(0), image, train=False)
+        variables = init_variables(model, image)
 
         def loss(params):
             logits = model.apply(variables | {"params": params}, image, train=False)
@@ -150,7 +151,7 @@ def test_equals_segnet_in_pytorch(image):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     model = create_model("segnet", 5, width=4)
-    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    variables = init_variables(model, image)
     params = jax.tree.map(np.asarray, variables["params"])
 
     def convolve(x, layer):
@@ -197,7 +198,7 @@ def test_equals_segnet_in_pytorch(image):
 
 def test_segnet_basic_normalizes_the_raw_image_and_has_no_relu_going_up(image):
     model = create_model("segnet_basic", 5, width=4)
-    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    variables = init_variables(model, image)
     apply = jax.jit(lambda x: model.apply(variables, x, train=False))
     # LRN of 0..255 is far from linear: doubling the image does not double its logits'
     # distance from those of black.

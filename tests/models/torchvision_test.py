@@ -8,6 +8,7 @@ import pytest
 from jaxseg.models import create_model
 from jaxseg.models.outputs import apply_in_training
 from jaxseg.weights.torchvision import mappings
+from tests.helpers import init_variables
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
@@ -30,7 +31,7 @@ def test_auxiliary_head_stands_behind_the_third_stage():
         encoder_kwargs=dict(width=4, depths=(1, 1, 1, 1)),
     )
     image = jax.random.normal(jax.random.key(0), (2, 33, 47, 3))
-    variables = jax.jit(lambda: model.init(jax.random.key(1), image, train=False))()
+    variables = init_variables(model, image, seed=1)
 
     def auxiliary(variables):
         key = jax.random.key(2)

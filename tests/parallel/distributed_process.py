@@ -14,31 +14,22 @@ import zlib
 from pathlib import Path
 from unittest import mock
 
-from jaxseg.training import default_config
+from tests.helpers import tiny_config
 
 
 def get_config():
     """Ten steps of a very small network on twelve images, four at a time."""
-    config = default_config()
-    config.model.kwargs = {"width": 2, "depths": (1, 1, 1), "dropout": 0.5}
-    config.data.options = {
-        "image_size": (16, 24),
-        "train_examples": 12,
-        "val_examples": 6,
-    }
+    config = tiny_config("")
     # AdamW would make more of differences by rounding.
     config.optimizer.name = "sgd"
-    config.schedule.name = "constant"
     config.schedule.learning_rate = 0.05
     config.augment.flip = 0.0
-    config.augment.brightness = 0.2
     config.train.steps = 10
-    config.train.batch_size = 4
     config.train.log_every_steps = 1
     config.train.eval_every_steps = 3
     config.train.save_every_steps = 2
-    config.eval.batch_size = 4
     config.eval.overlays = 3
+    config.parallel.data = -1
     return config.lock()
 
 

@@ -35,6 +35,11 @@ def batch():
     return {"image": image, "label": label}
 
 
+def _create_state(model, optimizer, ema=False):
+    create = partial(create_state, model, optimizer, image_shape=(16, 24, 3), ema=ema)
+    return jax.jit(create)(key=jax.random.key(0))
+
+
 def _train(backend, devices, batch, steps=3):
     parallel = create_parallel(backend, devices)
     model = create_model(
@@ -89,7 +94,7 @@ def test_loss_is_the_mean_over_all_valid_pixels(batch):
     """Against a plain computation from the step's own formula."""
     model = create_model("segnet", 3, width=4, depths=(1,))
     optimizer = optax.sgd(0.0)
-    state = create_state(model, optimizer, jax.random.key(0), (16, 24, 3))
+    state = _create_state(model, optimizer)
     new, metrics = jax.jit(
         partial(
             train_step,
@@ -123,7 +128,7 @@ def test_normalization_by_channel():
 def test_batch_statistics_are_those_of_the_batch_alone(batch):
     """The first layer's mean and variance by hand, whatever the running ones were."""
     model = create_model("segnet", 3, width=4, depths=(1, 1))
-    state = create_state(model, optax.sgd(0.1), jax.random.key(0), (16, 24, 3))
+    state = _create_state(model, optax.sgd(0.1))
     state = state.replace(batch_stats=jax.tree.map(lambda x: x + 7, state.batch_stats))
     stats = jax.jit(
         partial(batch_statistics, model=model, normalization=NORMALIZATION)
@@ -147,7 +152,7 @@ def test_bfloat16_logits_change_the_loss_by_their_rounding(batch):
 
     def loss_and_norm(**dtype):
         model = create_model("segnet", 3, width=4, depths=(1,), **dtype)
-        state = create_state(model, optax.sgd(0.1), jax.random.key(0), (16, 24, 3))
+        state = _create_state(model, optax.sgd(0.1))
         _, metrics = jax.jit(
             partial(
                 train_step,
@@ -170,7 +175,7 @@ def test_parameters_are_averaged_with_weights_that_sum_to_one(batch, decay):
     """By hand: the newest has weight 1 and each step back `decay` times less."""
     model = create_model("segnet", 3, width=4, depths=(1,))
     optimizer = optax.sgd(0.1)
-    state = create_state(model, optimizer, jax.random.key(0), (16, 24, 3), ema=True)
+    state = _create_state(model, optimizer, ema=True)
     step = jax.jit(
         partial(
             train_step,
@@ -204,9 +209,7 @@ def test_losses_of_auxiliary_heads_are_added_by_their_weights(batch):
         )
 
     model, optimizer = build(0.5), optax.sgd(0.1)
-    state = jax.jit(partial(create_state, model, optimizer, image_shape=(16, 24, 3)))(
-        key=jax.random.key(0)
-    )
+    state = _create_state(model, optimizer)
 
     @partial(jax.jit, static_argnums=0)
     def step(model):
@@ -308,7 +311,7 @@ def test_frozen_statistics_are_used_and_kept(backend, remat, batch):
 def test_recomputed_statistics_leave_frozen_layers_alone(batch):
     """The free layers' statistics are those behind a frozen layer that normalises."""
     model = create_model("segnet", 3, width=4, depths=(1, 1))
-    state = create_state(model, optax.sgd(0.1), jax.random.key(0), (16, 24, 3))
+    state = _create_state(model, optax.sgd(0.1))
     old = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
     state = state.replace(batch_stats=old)
     stats = jax.jit(

@@ -21,8 +21,9 @@ from jaxseg.inference.evaluator import Evaluator
 from jaxseg.inference.scorers import network
 from jaxseg.parallel import mesh as mesh_module
 from jaxseg.parallel.mesh import create_parallel
-from jaxseg.training import default_config, trainer
+from jaxseg.training import trainer
 from jaxseg.training.metric_writer import MetricWriter
+from tests.helpers import tiny_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,24 +35,11 @@ def prepared(tmp_path_factory):
 
 def _config(prepared) -> ConfigDict:
     """Six steps of a very small network, evaluated after three and six."""
-    config = default_config()
-    config.model.kwargs = {"width": 2, "depths": (1, 1, 1), "dropout": 0.5}
-    config.data.prepared_dir = str(prepared)
-    config.data.options = {
-        "image_size": (16, 24),
-        "train_examples": 12,
-        "val_examples": 6,
-    }
-    config.schedule.name = "constant"
-    config.augment.brightness = 0.2
-    config.train.steps = 6
+    config = tiny_config(prepared)
     config.train.ema_decay = 0.5
-    config.train.batch_size = 4
     config.train.log_every_steps = 2
     config.train.eval_every_steps = 3
     config.train.save_every_steps = 2
-    config.eval.batch_size = 4
-    config.parallel.data = 1
     return config
 
 

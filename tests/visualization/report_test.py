@@ -242,7 +242,7 @@ def workdir(tmp_path, monkeypatch):
     model = METADATA.model
     like = jax.eval_shape(
         lambda: create_model(**model).init(
-            jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False
+            jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False
         )
     )
     variables = jax.tree.map(lambda x: rng.uniform(-1, 1, x.shape), like)

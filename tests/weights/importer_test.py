@@ -17,6 +17,7 @@ from jaxseg.weights.importer import (
     read_fitting,
 )
 from jaxseg.weights.mapping import IMAGENET, WeightsError, summary
+from tests.helpers import init_variables
 
 VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
 FCN = {"name": "fcn32s", "encoder_kwargs": VGG, "hidden": 6, "num_classes": 3}
@@ -56,7 +57,7 @@ def classifier(tmp_path_factory):
 def _initialized(model):
     module = jaxseg.create_model(**model)
     image = jnp.zeros((1, 64, 64, 3))
-    return module.init(jax.random.key(1), image, train=False)
+    return init_variables(module, image, seed=1)
 
 
 def test_a_classifier_starts_a_segmenter(classifier):

@@ -7,6 +7,7 @@ import numpy as np
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.encoders.convnext import Block
 from jaxseg.weights.torchvision import mappings
+from tests.helpers import init_variables
 
 
 def test_equals_torchvision(torchvision, assert_equals_torch):
@@ -20,7 +21,7 @@ def test_equals_torchvision(torchvision, assert_equals_torch):
 def test_a_sample_skips_a_block_whole_or_not_at_all():
     block = Block(drop=0.5)
     x = jax.random.normal(jax.random.key(0), (16, 5, 5, 4))
-    params = block.init(jax.random.key(1), x, train=False)["params"]
+    params = init_variables(block, x, seed=1)["params"]
     params["scale"] = jnp.ones(4)
     apply = jax.jit(
         lambda train: block.apply(
