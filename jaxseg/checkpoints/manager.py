@@ -243,8 +243,8 @@ class CheckpointManager:
         stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
         if "step" not in stored:
             raise IncompatibleCheckpointError(
-                f"{self.directory.parent} has the weights of a model, but no run that "
-                "could be resumed.",
+                f"{self.directory.parent} has only the weights of a model, and no run "
+                "to resume.",
                 "weights",
             )
         names = stored.keys() | wanted.keys()
