@@ -6,9 +6,10 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python train.py --config configs/shapes.py --workdir runs/shapes
 
-# Files on as many workers as there are cores; each compiles with the cores it gets.
+# As many workers as there are cores. Each has files that lie together, whose fixtures
+# are then made once, and takes over tests of others when it has no more of its own.
 test: .venv/ready-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/ready-test
 	$(BIN)/ruff check
