@@ -1,9 +1,10 @@
 """Resumes a workdir of version 0.1 and compares the end of the run bit for bit.
 
-    python -m benchmarks.migration
+    JAX_NUM_CPU_DEVICES=4 python -m benchmarks.migration
 
 The fixture of `tests/checkpoints/migration_test.py` is a run of commit 4fea102 that was
 stopped after 5 of 8 steps, with the metrics and parameters of the same run undisturbed.
+It was made with four fake devices, and CPU threads divide the work by their number.
 """
 
 import json

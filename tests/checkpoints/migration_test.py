@@ -27,7 +27,7 @@ from tests.helpers import draw_image
 FIXTURE = Path(__file__).parent / "fixtures" / "workdir_0_1.zip"
 
 # As users compile, on the machine that made the fixture, all numbers are equal bit for
-# bit (`python -m benchmarks.migration`). Other compilations sum in another order.
+# bit (benchmarks/migration.py). Other compilations sum in another order.
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 
 
