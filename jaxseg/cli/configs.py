@@ -1,13 +1,14 @@
 """`jaxseg configs`: the configs that come with jaxseg."""
 
 import ast
+from argparse import Namespace
 from pathlib import Path
 
-from jaxseg.cli.common import add_command
+from jaxseg.cli.common import Commands, add_command
 
 
-def add(commands):
-    """Describes `jaxseg configs`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg configs`."""
     parser = add_command(
         commands,
         "configs",
@@ -26,8 +27,8 @@ def add(commands):
     )
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs the command."""
     from jaxseg.cli.config_file import shipped_configs
     from jaxseg.utils.names import suggest_name
 

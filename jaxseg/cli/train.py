@@ -2,12 +2,13 @@
 
 import faulthandler
 import signal
+from argparse import Namespace
 
-from jaxseg.cli.common import add_command, complain
+from jaxseg.cli.common import Commands, add_command, complain
 
 
-def add(commands):
-    """Describes `jaxseg train`."""
+def add(commands: Commands) -> None:
+    """Adds `jaxseg train`."""
     parser = add_command(
         commands,
         "train",
@@ -69,8 +70,8 @@ def add(commands):
     parser.set_defaults(takes_config=True)
 
 
-def run(args) -> int:
-    """Does what `add` describes."""
+def run(args: Namespace) -> int:
+    """Runs the command."""
     # Until there is something to save, Ctrl-C ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     faulthandler.enable()
