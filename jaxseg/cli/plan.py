@@ -160,10 +160,10 @@ def _images(
 ) -> tuple[int, tuple[int, int, int]]:
     """Number of classes and (H, W, C) of training images, as in a run."""
     from jaxseg import data
-    from jaxseg.training.config import dataset_kwargs
+    from jaxseg.training.config import dataset_kwargs, training_image_size
 
-    fixed = config.augment.crop_px or config.data.image_size
-    if fixed and size and tuple(fixed) != size:
+    fixed = training_image_size(config)
+    if fixed and size and fixed != size:
         raise ValueError(
             f"--image-size is {size[0]}x{size[1]}, but the config sets "
             f"{fixed[0]}x{fixed[1]}; change augment.crop_px or data.image_size instead."

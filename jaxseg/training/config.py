@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -186,17 +186,14 @@ def find_normalization(
     return IMAGENET if pretrained is None else pretrained.normalization
 
 
-def training_image_size(
-    config: Config, sizes: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
-    """Height and width of the images in a training step.
+def training_image_size(config: Config) -> tuple[int, int] | None:
+    """Height and width of the images in a training step; None for the data set's own.
 
     Args:
         config: as `default_config`.
-        sizes: of the images of the training set, for a config without a size.
     """
-    height, width = config.augment.crop_px or config.data.image_size or sizes[0]
-    return height, width
+    size = config.augment.crop_px or config.data.image_size
+    return None if size is None else tuple(size)
 
 
 def model_kwargs(config: Config, num_classes: int) -> dict[str, Any]:

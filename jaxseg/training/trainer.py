@@ -151,12 +151,12 @@ class _Run:
                     config.init_from, model, config.init_head
                 )
         normalization = find_normalization(config, workdir, self.pretrained)
-        size = training_image_size(config, self.train_source.sizes)
+        height, width = training_image_size(config) or self.train_source.sizes[0]
         self.setup = TrainingSetup(
             config,
             self.parallel,
             num_classes=self.info.num_classes,
-            image_shape=(*size, self.info.channels),
+            image_shape=(height, width, self.info.channels),
             normalization=normalization,
             loss_fn=create_loss(config, class_weights(config, self.train_source)),
         )
