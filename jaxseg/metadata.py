@@ -255,8 +255,12 @@ def _tuples(value: Any) -> Any:
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Renames the keys of jaxseg 0.1 to the present ones."""
-    new = dict(content)
+    """Renames the keys of jaxseg 0.1 to the present ones.
+
+    `jaxseg.save` of 0.1 stored any other keyword argument too; those are left out.
+    """
+    names = {f.name for f in dataclasses.fields(RunMetadata)} | {"eval"}
+    new = {key: value for key, value in content.items() if key in names}
     if isinstance(new.get("model"), Mapping):
         new["model"] = _rename_parts(new["model"])
     evaluation = new.pop("eval", {})

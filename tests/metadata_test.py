@@ -209,4 +209,13 @@ def test_damaged_content_of_version_1_is_named(key, value, message):
 @pytest.mark.parametrize("section", ["model", "loss"])
 @pytest.mark.parametrize("value", [None, 3, {"parts": [1]}])
 def test_configs_of_version_1_may_hold_anything(section, value):
-    RunMetadata.from_json(VERSION_1 | {"config": {section: value}})
+    metadata = RunMetadata.from_json(VERSION_1 | {"config": {section: value}})
+    renamed = {"model": "kwargs", "loss": "chunks"}[section]
+    expected = {renamed: [1]} if isinstance(value, dict) else value
+    assert metadata.config == {section: expected}
+
+
+def test_other_keys_of_version_1_are_left_out():
+    """`jaxseg.save` of 0.1 stored whatever it was given."""
+    metadata = RunMetadata.from_json(VERSION_1 | {"license": "CC0", "notes": [1]})
+    assert metadata == RunMetadata.from_json(VERSION_1)
