@@ -6,7 +6,7 @@ Each network takes three steps of SGD with momentum on one batch, whose void pix
 spread unevenly over the samples, with dropout and BatchNorm over the whole batch. Its
 height divides by the devices at the first level alone; where space is split, there is a
 second case in which it does at all levels. Then loss, parameters, BatchNorm's statistics
-and the optimiser's state are compared with those of one device, and the gradient of the
+and the optimizer's state are compared with those of one device, and the gradient of the
 first step.
 
 Networks compute in float64, and the loss of their float32 logits: in float32 a ReLU or a
@@ -122,7 +122,7 @@ def _train(name, size, parallel, remat):
         "gradients": gradients,
         "parameters": state.params,
         "statistics": state.batch_stats,
-        "optimiser": state.opt_state,
+        "optimizer": state.opt_state,
     }
 
 
@@ -199,7 +199,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_disable_most_optimizations", True)  # compiling takes longest
     head = ["network", "image", "backend, data x space", "loss", "gradients"]
-    head += ["parameters", "statistics", "optimiser"]
+    head += ["parameters", "statistics", "optimizer"]
     lines = [head, ["---"] * 3 + ["---:"] * 5]
     for line in lines:
         print("|", " | ".join(line), "|")

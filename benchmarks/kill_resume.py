@@ -3,7 +3,7 @@
     python benchmarks/kill_resume.py --kills 3 -- --config configs/shapes.py
 
 Everything after `--` goes to train.py. Exits with 0 if every leaf of the last
-checkpoint (parameters, statistics, optimiser, random key) and every logged loss are
+checkpoint (parameters, statistics, optimizer, random key) and every logged loss are
 equal bit for bit.
 """
 

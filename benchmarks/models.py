@@ -2,7 +2,7 @@
 
     python benchmarks/models.py --output docs/models.md
 
-Parameters are those of 11 classes and colour images. FLOPs are two per multiplication
+Parameters are those of 11 classes and color images. FLOPs are two per multiplication
 and addition, of one image forward, counted from the program's convolutions and matrix
 products. Memory is what XLA's own analysis of the compiled training gradient says it
 needs beside parameters, gradient and image (`temp_size_in_bytes`): the activations at

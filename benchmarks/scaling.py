@@ -110,11 +110,11 @@ def draw(groups, path):
             if axes is efficiency and space > 1:  # one chip would run another program
                 continue
             low, high = ([one[key] for one in points.values()] for key in keys)
-            colour = f"C{number}"
-            axes.plot(chips, low, "o-", color=colour, fillstyle="none", label=name)
-            axes.fill_between(chips, low, high, color=colour, alpha=0.1)
+            color = f"C{number}"
+            axes.plot(chips, low, "o-", color=color, fillstyle="none", label=name)
+            axes.fill_between(chips, low, high, color=color, alpha=0.1)
             filled = [points[n][keys[0]] for n in compiled]
-            axes.plot(compiled, filled, "o", color=colour)
+            axes.plot(compiled, filled, "o", color=color)
     for axes, label in (
         (speed, "images per second"),
         (efficiency, "scaling efficiency against one chip"),

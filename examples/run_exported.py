@@ -31,7 +31,7 @@ if classes.ndim == 3:  # exported with --output-kind probabilities
     classes = classes.argmax(axis=-1).astype(np.uint8)
 
 picture = Image.fromarray(classes)
-picture.putpalette([value for colour in about["palette"] for value in colour])
+picture.putpalette([value for color in about["palette"] for value in color])
 picture.save(args.output)
 for number, pixels in enumerate(np.bincount(classes.ravel())):
     if pixels:

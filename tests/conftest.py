@@ -48,7 +48,7 @@ def torchvision():
         return pytest.importorskip("torchvision")
 
 
-def _randomise(reference):
+def _randomize(reference):
     """Makes all that starts as zeros or ones count: norms, statistics, scales."""
     import torch
 
@@ -76,7 +76,7 @@ def assert_equals_torch():
     ):
         import torch
 
-        _randomise(reference.eval())
+        _randomize(reference.eval())
         image = np.random.default_rng(0).normal(size=(1, size, size, 3))
         image = image.astype(np.float32)
         with torch.no_grad():

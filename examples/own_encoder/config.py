@@ -1,4 +1,4 @@
-"""Trains a U-Net-like network with one's own encoder, loss and data set.
+"""Trains a U-Net-like network with a custom encoder, loss and data set.
 
 jaxseg train --config examples/own_encoder/config.py --workdir runs/own
 """

@@ -1,6 +1,6 @@
-"""An encoder, a loss and a data set of one's own, registered with jaxseg.
+"""A custom encoder, loss and data set, registered with jaxseg.
 
-Everything here could be in a package of its own: jaxseg is only imported.
+This file uses jaxseg only by importing it, so it could be a separate package.
 """
 
 from collections.abc import Iterator

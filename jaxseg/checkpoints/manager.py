@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -228,12 +227,7 @@ class CheckpointManager:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Waits until all checkpoints are written, and closes."""
         with limited_wait(error):
             self.wait()

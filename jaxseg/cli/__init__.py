@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jaxseg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Semantic segmentation in JAX: train networks, and use the trained\n"
-        "ones. A workdir is the folder of a training run; it holds all that the other\n"
-        "commands need to know about the network.",
+        description="Semantic segmentation in JAX: train networks and use trained ones.\n\n"
+        "A workdir is the folder of a training run; it contains everything that the\n"
+        "other commands need.",
         epilog="example:\n"
         "  jaxseg configs shapes --output shapes.py\n"
         "  jaxseg train --config shapes.py --workdir runs/shapes\n"
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     # Unknown arguments set keys of the config, for commands that have one.
     # Commands that open a workdir have --import.
     parser.set_defaults(takes_config=False, imports=None)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
     return parser

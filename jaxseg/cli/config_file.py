@@ -77,7 +77,7 @@ def _load(file: Path, arguments: list[str]) -> ConfigDict:
             f"There is no config file {file}; `jaxseg configs` lists and copies those "
             "that come with jaxseg."
         )
-    # Registered under a name of its own, as classes that the file defines may need it.
+    # In sys.modules, because classes that the file defines may look up their module.
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

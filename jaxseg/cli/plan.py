@@ -22,8 +22,8 @@ def add(commands: Commands) -> None:
         "plan",
         run,
         summary="predict memory and speed of training on TPUs",
-        description="Compiles the training step of a config for TPUs (by libtpu, no TPU\n"
-        "is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
+        description="Compiles the training step of a config for TPUs (with libtpu; no\n"
+        "TPU is needed) or fake CPU devices, and prints its memory, FLOPs and collectives,\n"
         "lower bounds on its time, and the largest batch that fits. Keys of the config\n"
         "are set as for training: --config.train.batch_size=64. docs/plan.md explains\n"
         "the results. Each compilation of a large network takes minutes. The exit\n"
@@ -84,12 +84,12 @@ def add(commands: Commands) -> None:
         type=int,
         default=6,
         metavar="N",
-        help="maximum number of compilations to search the largest batch (default: 6)",
+        help="maximum number of compilations to find the largest batch (default: 6)",
     )
     parser.add_argument(
         "--no-search",
         action="store_true",
-        help="estimate the largest batch instead of searching it by compiling",
+        help="estimate the largest batch instead of finding it by compilation",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="JSON file to write"

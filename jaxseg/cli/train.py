@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         "--config",
         required=True,
         metavar="FILE",
-        help="Python file with a function get_config(); FILE:TEXT passes it TEXT",
+        help="Python file with a function get_config(); FILE:TEXT calls get_config(TEXT)",
     )
     parser.add_argument(
         "--workdir",

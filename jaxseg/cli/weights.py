@@ -21,12 +21,12 @@ def add_import(commands: Commands) -> None:
         "import-weights",
         run_import,
         summary="import pretrained weights of another library",
-        description="Makes a workdir from pretrained weights of torchvision, pytorch-fcn,\n"
+        description="Creates a workdir from pretrained weights of torchvision, pytorch-fcn,\n"
         "segmentation_models.pytorch or Caffe, or from a file of `jaxseg\n"
         "export-weights`. Neither torch nor Caffe is needed, and no code in the file is\n"
         "executed. Every tensor must belong to a variable of the model and every\n"
-        "variable to a tensor; those that do not are listed. The normalization of the\n"
-        "images is set to that of the weights.",
+        "variable to a tensor; otherwise nothing is written, and the others are\n"
+        "listed. The normalization of the images is set to that of the weights.",
         example="jaxseg import-weights fcn_resnet50_coco.pth --model fcn_resnet50 "
         "--output runs/fcn_resnet50",
     )
@@ -61,8 +61,8 @@ def add_import(commands: Commands) -> None:
         "--head",
         choices=("keep", "new"),
         default="keep",
-        help="new: initialize layers that depend on the number of classes, or that such "
-        "files do not have, instead of importing them (default: keep)",
+        help="new: initialize the layers that depend on the number of classes, and those "
+        "that this kind of file lacks, instead of importing them (default: keep)",
     )
     parser.add_argument(
         "--classes",
@@ -71,7 +71,7 @@ def add_import(commands: Commands) -> None:
         help="classes.json of a data set, for names and colors of the classes",
     )
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="workdir to make"
+        "--output", required=True, metavar="DIR", help="workdir to create"
     )
 
 

@@ -1,8 +1,8 @@
 """Batches for training and evaluation, shuffled, augmented and prefetched by grain.
 
 Training sample k is a pure function of (seed, k), and a batch is the next `batch_size`
-samples, whatever the number of threads and processes, and whatever was read before. (Of
-n processes, process p reads the p-th of n equal shards of each batch.) So the position
+samples. Neither the number of threads or processes nor what was read before changes them:
+of n processes, process p reads the p-th of n equal shards of each batch. So the position
 in the data is one integer.
 """
 
@@ -252,7 +252,7 @@ def _plan(
 
 def _read_ahead(batches: grain.MapDataset, num_threads: int) -> Iterator[dict]:
     """Iterates with one batch prefetched per thread."""
-    # Each thread prepares a sample of its own; OpenCV's threads would only add to them.
+    # The threads work on different samples; more threads of OpenCV would not help.
     cv2.setNumThreads(0)
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=num_threads

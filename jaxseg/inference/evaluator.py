@@ -17,7 +17,7 @@ from jaxseg.parallel.mesh import REPLICATED, SPLIT, Parallel
 IN_FLIGHT = 2
 """Number of batches that are dispatched before the results of one are read."""
 
-MOST_PIXELS = 2**31 - 1
+MAX_PIXELS = 2**31 - 1
 """Largest number of pixels in a global batch: counts are int32."""
 
 
@@ -109,10 +109,10 @@ class Evaluator:
         def launch(batch: dict[str, np.ndarray]) -> tuple[Any, ...]:
             index = batch.pop("index")
             pixels = batch["label"].size * count
-            if pixels > MOST_PIXELS:
+            if pixels > MAX_PIXELS:
                 raise ValueError(
                     f"A batch has {pixels} pixels, and counts are limited to "
-                    f"{MOST_PIXELS}; use a smaller batch_size."
+                    f"{MAX_PIXELS}; use a smaller batch_size."
                 )
             labels = batch["label"]
             prediction, counts = self._step(variables, self._parallel.place(batch))

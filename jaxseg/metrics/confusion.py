@@ -25,8 +25,7 @@ def confusion_counts(
 
         counts[i, j] = number of pixels of class i predicted as j
 
-    Void pixels are not counted, whatever is predicted there, so they are not false
-    positives either. Pixels whose label or prediction is not a class are not counted;
+    Void pixels are not counted, so no prediction there is a false positive. Pixels whose label or prediction is not a class are not counted;
     labels are checked when they are read.
 
     Args:

@@ -50,7 +50,7 @@ class Trimap:
 
         A pixel is within radius r of a boundary if the center of a pixel with another
         label is at most r away: radius 1 selects the pixels on both sides of every
-        boundary. Void is treated as a label of its own, since thin objects may touch
+        boundary. Void counts as a separate label here, since thin objects may touch
         only void, and void between two objects is their boundary; but void pixels are
         not counted. The image border is not a boundary.
 

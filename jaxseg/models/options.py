@@ -34,7 +34,7 @@ class LayerOptions:
     remat: bool = False
 
     def __post_init__(self):
-        # Modules with equal options are to be equal, whatever the form of the types.
+        # So that options, and modules that have them, are equal for "float32" and float32.
         for name in ("dtype", "param_dtype"):
             object.__setattr__(self, name, floating_dtype(name, getattr(self, name)))
 

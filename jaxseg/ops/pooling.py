@@ -75,7 +75,7 @@ def max_unpool(
     Args:
         y: features, [B, h, w, C], any real dtype.
         places: place of each value, [B, h, w, C], uint8, from `max_pool_argmax`.
-            Values whose place is outside `size` or the window are dropped.
+            Values with a place outside `size` or the window are dropped.
         size: (H, W) before pooling, in pixels; by default (h*window, w*window).
         window: side of the pooling window, in pixels, 1 to 16.
 

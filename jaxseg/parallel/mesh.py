@@ -196,12 +196,15 @@ class Parallel:
         return jax.jit(step, out_shardings=placement, donate_argnums=donated)
 
     def _placement(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self._placement_mesh, spec)
+
+    @cached_property
+    def _placement_mesh(self) -> Mesh:
         if self.backend != "pmap":
-            return NamedSharding(self.mesh, spec)
-        # Inputs and outputs of pmap are local to this process, and lie on one axis: on
-        # any other mesh the first state would be compiled for apart from all later ones.
-        local = Mesh(self.mesh.local_mesh.devices.reshape(-1), (DATA,))
-        return NamedSharding(local, spec)
+            return self.mesh
+        # Inputs and outputs of pmap are local to this process, on a single axis. On any
+        # other mesh, the first step would be compiled separately from the later ones.
+        return Mesh(self.mesh.local_mesh.devices.reshape(-1), (DATA,))
 
 
 def psum_over(tree: Any, axis_name: str | None) -> Any:

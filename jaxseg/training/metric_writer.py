@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -121,14 +120,9 @@ class MetricWriter:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Closes the files and finishes the trackers."""
-        self._open.__exit__(kind, error, traceback)
+        self._open.__exit__(*error)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -159,8 +159,8 @@ def adapt_input(kernel: np.ndarray, channels: int, how: str = "mean") -> np.ndar
 
     With "mean" and "repeat", images whose channels are all equal give the same features
     as before: a gray image gives the same with one channel as with three. With "zero",
-    all images do, whatever the additional channels contain, and the additional kernels
-    receive gradients from the first step.
+    all images do, because the additional channels have no effect; their kernels receive
+    gradients from the first step.
 
     Args:
         kernel: [kh, kw, C, out].

@@ -42,7 +42,7 @@ def isolated(monkeypatch):
 
 
 def draw_data(root, split, count, names=NAMES):
-    """Coloured noise; labels 0 to 2 and a void row, so that there is no unicorn."""
+    """Colored noise; labels 0 to 2 and a void row, so that there is no unicorn."""
     rng = np.random.default_rng(count)
     for kind in ("images", "masks"):
         (root / split / kind).mkdir(parents=True)
@@ -59,7 +59,7 @@ def draw_data(root, split, count, names=NAMES):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with the workdir `run`, of steps 1 (the best) and 2, and the data."""
-    # One level down, so that the runs of other tests are no neighbours of these.
+    # One level down, so that the runs of other tests are no neighbors of these.
     folder = tmp_path_factory.mktemp("cli") / "trained"
     folder.mkdir()
     draw_data(folder / "data", "train", 1)

@@ -57,7 +57,7 @@ def test_all_of_the_papers_factors_are_there_unasked(data, capsys):
     lines = capsys.readouterr().out.splitlines()[3:]
     factors = [int(line.split()[0]) for line in lines]
     assert factors == [128, 64, 32, 16, 8, 4, 2, 1]
-    # A cell nearly void has little to say against its neighbour, and loses its pixel:
+    # A cell nearly void has little to say against its neighbor, and loses its pixel:
     # 11 of 13 are right.
     assert lines[-2].split()[2] == "84.6"
 

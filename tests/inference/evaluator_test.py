@@ -166,7 +166,7 @@ def test_nothing_is_traced_again(uniform, monkeypatch, backend):
 
 
 def test_more_pixels_than_can_be_counted_are_refused(uniform, monkeypatch):
-    monkeypatch.setattr(evaluator_module, "MOST_PIXELS", 4 * 24 * 40 - 1)
+    monkeypatch.setattr(evaluator_module, "MAX_PIXELS", 4 * 24 * 40 - 1)
     evaluate, variables = make()
     with pytest.raises(ValueError, match=r"3840 pixels,.* smaller batch_size"):
         evaluate(variables, uniform)

@@ -30,12 +30,12 @@ def expect(image):
     return np.stack([1 - 2 * x, np.full_like(x, 0.4), 2 * x - 1], axis=-1).argmax(-1)
 
 
-@pytest.mark.parametrize("kind", ["rgb", "grey", "palette", "alpha", "turned"])
+@pytest.mark.parametrize("kind", ["rgb", "gray", "palette", "alpha", "turned"])
 def test_files_of_every_kind_are_fed_as_a_viewer_shows_them(tmp_path, kind):
     predict = make()
     image = draw_image(24, 32)
     picture, options = Image.fromarray(image), {}
-    if kind == "grey":
+    if kind == "gray":
         image = np.repeat(image[..., :1], 3, axis=2)
         picture = Image.fromarray(image[..., 0])
     elif kind == "palette":
@@ -57,12 +57,12 @@ def test_files_of_every_kind_are_fed_as_a_viewer_shows_them(tmp_path, kind):
     with Image.open(job.index) as written:
         assert written.mode == "P"
         np.testing.assert_array_equal(np.asarray(written), expect(image))
-        colours = np.asarray(written.convert("RGB"))
+        colors = np.asarray(written.convert("RGB"))
     with Image.open(job.overlay) as written:
         overlay = np.asarray(written)
     height, width = image.shape[:2]
     assert overlay.shape[0] >= height and overlay.shape[1] > width  # and a legend
-    mixed = (image.astype(int) + colours) / 2
+    mixed = (image.astype(int) + colors) / 2
     assert np.abs(overlay[:height, :width] - mixed).max() <= 1
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "out.png",
@@ -70,7 +70,7 @@ def test_files_of_every_kind_are_fed_as_a_viewer_shows_them(tmp_path, kind):
     ]
 
 
-def test_a_grey_net_reads_colours_as_grey(tmp_path):
+def test_a_gray_net_reads_colors_as_gray(tmp_path):
     predict = make(channels=1)
     image = draw_image(16, 24)
     Image.fromarray(image).save(tmp_path / "image.png")
@@ -78,9 +78,9 @@ def test_a_grey_net_reads_colours_as_grey(tmp_path):
         tmp_path / "image.png", tmp_path / "out.png", tmp_path / "overlay.png"
     )
     predict_file(predict, job)
-    grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    gray = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     with Image.open(job.index) as written:
-        np.testing.assert_array_equal(np.asarray(written), expect(grey))
+        np.testing.assert_array_equal(np.asarray(written), expect(gray))
 
 
 def touch(root, *names):
@@ -179,8 +179,8 @@ def test_pictures_of_large_images_are_shrunk_and_classes_are_not(tmp_path, monke
         between = (127.5 + np.array([PALETTE[0], PALETTE[2]])) / 2
         assert np.abs(overlay[0, 7] - between).max(axis=1).min() <= 1
     with Image.open(job.entropy) as written:
-        colours = np.asarray(written)[:12, :16].reshape(-1, 3)
-        assert len(np.unique(colours, axis=0)) == 1  # as sure of the one as the other
+        colors = np.asarray(written)[:12, :16].reshape(-1, 3)
+        assert len(np.unique(colors, axis=0)) == 1  # as sure of the one as the other
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):

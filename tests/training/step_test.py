@@ -309,7 +309,7 @@ def test_frozen_statistics_are_used_and_kept(backend, remat, batch):
 
 
 def test_recomputed_statistics_leave_frozen_layers_alone(batch):
-    """The free layers' statistics are those behind a frozen layer that normalises."""
+    """The free layers' statistics are those behind a frozen layer that normalizes."""
     model = create_model("segnet", 3, width=4, depths=(1, 1))
     state = _create_state(model, optax.sgd(0.1))
     old = jax.tree.map(lambda x: x + 0.5, state.batch_stats)

@@ -95,7 +95,7 @@ def read_classes(path: Path) -> Classes:
             'list one color per class (colors of void pixels belong in "void")'
         )
     masks = content.get("masks", "indices")
-    masks = "colors" if masks == "colours" else masks  # as jaxseg 0.1 spelled it
+    masks = "colors" if masks == "colours" else masks  # the spelling of jaxseg 0.1
     if masks not in ("indices", "colors") or (masks == "colors" and not palette):
         raise ValueError(
             f'{path}: "masks" must be "indices" or, with a palette, "colors", found '

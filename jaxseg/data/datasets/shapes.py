@@ -105,7 +105,7 @@ def draw_shapes(
     height, width = size
     image = _ground(rng, size)
     label = np.zeros(size, np.uint8)
-    # On average one shape in 38 x 38 pixels, whatever the size of the image.
+    # One shape per 38 x 38 pixels on average, for images of all sizes.
     mean = max(2, height * width / 38**2)
     for _ in range(rng.integers(round(0.6 * mean), round(1.4 * mean), endpoint=True)):
         kind = int(rng.integers(1, len(CLASS_NAMES)))

@@ -123,8 +123,8 @@ def halving_max_pool(
         x: features, [B, H, W, C], floating.
         window: side of the window, 2 or 3 cells.
         round_up: whether n rows become ceil(n / 2). With 3x3 windows, Caffe and PyTorch
-            in ceil mode return floor(n / 2) rows: the last of an odd number of rows has
-            no window of its own. Even sizes are the same in both.
+            in ceil mode return floor(n / 2) rows: the last of an odd number of rows gets
+            no window. For even sizes both are equal.
 
     Returns:
         Maxima [B, h, w, C], and their places: uint8 for a window of 2 as in
