@@ -27,6 +27,9 @@ class CorruptCheckpointError(ValueError):
     """Files of a checkpoint are damaged or missing."""
 
 
+Reason = Literal["weights", "version", "batch_size", "leaves"]
+
+
 class IncompatibleCheckpointError(ValueError):
     """A checkpoint is intact, but this run cannot resume from it.
 
@@ -40,11 +43,11 @@ class IncompatibleCheckpointError(ValueError):
     def __init__(
         self,
         message: str,
-        reason: Literal["weights", "version", "batch_size", "leaves"],
+        reason: Reason,
         leaves: tuple[str, ...] = (),
     ):
         super().__init__(message)
-        self.reason = reason
+        self.reason: Reason = reason
         self.leaves = leaves
 
 

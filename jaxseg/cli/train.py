@@ -82,8 +82,8 @@ def run(args: Namespace) -> int:
     from jaxseg.parallel import distributed
     from jaxseg.parallel.compilation import enable_compilation_cache
     from jaxseg.training import run as train
+    from jaxseg.training.errors import NonFiniteLossError
     from jaxseg.training.interrupt import Interrupted
-    from jaxseg.training.trainer import NonFiniteLossError
 
     logging.use_absl_handler()
     logging.set_verbosity(args.verbosity)

@@ -16,12 +16,8 @@ from jaxseg.plan.report import format_changes
 from jaxseg.plan.search import largest_batch
 from jaxseg.plan.topology import Topology
 from jaxseg.plan.traffic import memory_traffic
-from jaxseg.training.config import (
-    check_config,
-    config_section,
-    create_loss,
-    model_kwargs,
-)
+from jaxseg.training.config import check_config, create_loss, model_kwargs
+from jaxseg.training.errors import config_section
 from jaxseg.training.setup import TrainingSetup
 
 Config = Any

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +15,7 @@ from jaxseg.checkpoints.run import METADATA, PretrainedWeights, read_metadata
 from jaxseg.losses import LossFn, by_columns, cross_entropy
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.training.default_config import default_config
+from jaxseg.training.errors import ConfigError, config_section
 from jaxseg.utils import registry
 from jaxseg.utils.names import suggest_name
 from jaxseg.utils.trees import path_name
@@ -27,25 +26,6 @@ if TYPE_CHECKING:
     Config: TypeAlias = Any
 else:
     Config = ConfigDict
-
-
-class ConfigError(ValueError):
-    """A value in the config cannot be used; the message names its key."""
-
-
-@contextmanager
-def config_section(name: str) -> Iterator[None]:
-    """Prefixes the errors of a builder with the section of the config that it is for.
-
-    Raises:
-        ConfigError: in place of a ValueError.
-    """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"config.{name}: {error}") from error
 
 
 def split_stages(config: Config, workdir: Path) -> list[tuple[Config, Path]]:

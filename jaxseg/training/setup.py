@@ -12,7 +12,8 @@ from jaxseg.models.freezing import frozen_layers
 from jaxseg.models.outputs import with_logits_dtype
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.parallel.mesh import REPLICATED, Parallel
-from jaxseg.training.config import Config, ConfigError, config_section, model_kwargs
+from jaxseg.training.config import Config, model_kwargs
+from jaxseg.training.errors import ConfigError, config_section
 from jaxseg.training.optimizer import create_optimizer, create_schedule
 from jaxseg.training.step import batch_statistics, create_state, train_step
 

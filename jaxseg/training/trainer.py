@@ -2,8 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,9 @@ import numpy as np
 from jaxseg import data
 from jaxseg.checkpoints.manager import (
     CheckpointManager,
-    CorruptCheckpointError,
-    IncompatibleCheckpointError,
 )
 from jaxseg.checkpoints.run import (
     METADATA,
-    NormalizationMismatchError,
     PretrainedWeights,
     find_step,
     write_metadata,
@@ -33,11 +29,9 @@ from jaxseg.parallel.mesh import create_parallel
 from jaxseg.training.callbacks import Callback, Callbacks, EarlyStopping, Event
 from jaxseg.training.config import (
     Config,
-    ConfigError,
     check_config,
     class_weights,
     config_changes,
-    config_section,
     create_loss,
     dataset_kwargs,
     find_normalization,
@@ -46,20 +40,22 @@ from jaxseg.training.config import (
     split_stages,
     training_image_size,
 )
+from jaxseg.training.errors import (
+    NonFiniteLossError,
+    checkpoint_advice,
+    config_section,
+    initialization_advice,
+)
 from jaxseg.training.interrupt import Interrupted, StopSignal
 from jaxseg.training.metric_writer import MetricWriter
 from jaxseg.training.setup import TrainingSetup
 from jaxseg.training.step import TrainState
 from jaxseg.training.trackers import find_trackers
-from jaxseg.visualization import overlays
+from jaxseg.training.validation import Validation
 from jaxseg.weights.mapping import summary
 
 IN_FLIGHT = 2
 """Steps dispatched ahead: enough to keep the device busy, few enough to stop soon."""
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss or its gradient is infinite or NaN."""
 
 
 def run(
@@ -160,12 +156,20 @@ class _Run:
             normalization=normalization,
             loss_fn=create_loss(config, class_weights(config, self.train_source)),
         )
-        self.evaluator = Evaluator(
+        evaluator = Evaluator(
             network(self.setup.model, normalization),
             num_classes=self.info.num_classes,
             parallel=self.parallel,
             batch_size=config.eval.batch_size,
             image_size=self.image_size,
+        )
+        self.validation = Validation(
+            evaluator,
+            self.val_source,
+            absent=config.eval.absent,
+            overlays=config.eval.overlays if self.writes else 0,
+            processes=self.parallel.process_shard[1],
+            folder=workdir / "overlays",
         )
         self.metadata = RunMetadata(
             model=self.setup.model_kwargs,
@@ -273,7 +277,7 @@ class _Run:
 
     def _restore(self, checkpoints: CheckpointManager) -> TrainState:
         """The state to continue from; batches and callbacks are set accordingly."""
-        with self._checkpoint_advice():
+        with checkpoint_advice(self.workdir):
             found = checkpoints.restore_latest(
                 self.setup.state,
                 batch_size=self.config.train.batch_size,
@@ -292,17 +296,10 @@ class _Run:
         """The state before the first step, with pretrained weights."""
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         assert self.pretrained is not None
-        try:
-            with config_section("init_from"):
-                variables, missing, unused = self.pretrained.initialize(
-                    variables, self.metadata.normalization
-                )
-        except ConfigError as error:
-            if isinstance(error.__cause__, NormalizationMismatchError):
-                raise ConfigError(
-                    f"{error} Leave config.normalization out, or set it to the former."
-                ) from error
-            raise
+        with initialization_advice():
+            variables, missing, unused = self.pretrained.initialize(
+                variables, self.metadata.normalization
+            )
         self.pretrained = None  # frees its arrays
         if self.writes:
             print(
@@ -312,36 +309,6 @@ class _Run:
                 flush=True,
             )
         return state.replace(**variables)
-
-    @contextmanager
-    def _checkpoint_advice(self) -> Iterator[None]:
-        """Adds the config keys that help to errors of restoring a checkpoint."""
-        fresh = (
-            "To start a new run from its parameters, use another workdir and "
-            f"--config.init_from={self.workdir}."
-        )
-        try:
-            yield
-        except CorruptCheckpointError as error:
-            raise CorruptCheckpointError(
-                f"{error} To resume from the checkpoint before it, or from the start "
-                "if there is none, add --config.checkpoint.fallback=True; the damaged "
-                "checkpoint is kept under another name."
-            ) from error
-        except IncompatibleCheckpointError as error:
-            advice = {
-                "weights": fresh,
-                "version": fresh,
-                "batch_size": "train.batch_size is the global batch size: it does not "
-                "have to change with the number of devices. To resume with another one, "
-                "at the same image and the same step of the schedule, add "
-                "--config.checkpoint.accept_batch_size=True.",
-                "leaves": f"{_changed_keys(error.leaves)} differs from when the run "
-                "was started; use another workdir, or the config that the run was "
-                "started with.",
-            }
-            error.args = (f"{error} {advice[error.reason]}",)
-            raise
 
     def _log(self, writer: MetricWriter, pending: deque) -> None:
         """Checks all steps since the last line, and records their mean loss.
@@ -386,35 +353,13 @@ class _Run:
         Returns:
             The state with the statistics that it was evaluated with; the results.
         """
-        config, step = self.config.eval, self.done
-        if config.recompute_batch_stats and record:
+        if self.config.eval.recompute_batch_stats and record:
             writer.print(
-                f"step {step}: recomputing BatchNorm statistics over the training set"
+                f"step {self.done}: recomputing BatchNorm statistics over the training "
+                "set"
             )
             state = state.replace(batch_stats=self._training_statistics(state))
-        predictions: dict[int, np.ndarray] = {}
-        # The first process evaluates only some of the first records.
-        within = config.overlays * self.parallel.process_shard[1] if self.writes else 0
-
-        def watch(index, prediction, label):
-            del label
-            if index < within:
-                predictions[index] = prediction
-
-        confusion, _ = self.evaluator(
-            state.variables, self.val_source, watch=watch if within else None
-        )
-        result = confusion.compute(self.info.class_names, absent=config.absent)
-        if record:
-            names = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "iou")
-            writer.write(step, {f"val_{name}": result[name] for name in names})
-            writer.print(
-                f"step {step}: validation mIoU {result['miou']:.4f}, pixel accuracy "
-                f"{result['pixel_accuracy']:.4f}"
-            )
-            if predictions:
-                shown = sorted(predictions.items())[: config.overlays]
-                self._write_overlays(writer, step, dict(shown))
+        result = self.validation(state.variables, writer, self.done, record=record)
         return state, result
 
     def _training_statistics(self, state: TrainState) -> Any:
@@ -431,22 +376,6 @@ class _Run:
                 else jax.tree.map(lambda m, x, k=k: m + (x - m) / k, mean, stats)
             )
         return mean
-
-    def _write_overlays(
-        self, writer: MetricWriter, step: int, predictions: dict[int, np.ndarray]
-    ) -> None:
-        records = [self.val_source[index] for index in predictions]
-        panel = overlays.validation_panel(
-            [record["image"] for record in records],
-            [record["label"] for record in records],
-            list(predictions.values()),
-            self.info.palette,
-            self.info.class_names,
-        )
-        writer.image(step, "validation", panel)
-        folder = self.workdir / "overlays"
-        folder.mkdir(exist_ok=True)
-        overlays.write_png(folder / f"step_{step:07}.png", panel)
 
     def _start_message(self, state: TrainState, start: int) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -482,20 +411,6 @@ class _Run:
             if (self.workdir / folder).is_dir():
                 lines.append(f"{name}: {self.workdir}/{folder}")
         return "\n".join(lines)
-
-
-def _changed_keys(leaves: tuple[str, ...]) -> str:
-    """Keys of the config that decide which arrays a state has, for those given."""
-    keys = {
-        "params": "config.model",
-        "batch_stats": "config.model",
-        "opt_state": "config.optimizer",
-        "ema": "config.train.ema_decay",
-    }
-    fields = {name.partition("/")[0] for name in leaves}
-    # The other fields have arrays of the parameters' shapes.
-    fields = fields & {"params"} or fields
-    return " and ".join(sorted({keys[field] for field in fields}))
 
 
 def _due(step: int, every: int) -> bool:

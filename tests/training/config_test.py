@@ -8,7 +8,8 @@ import pytest
 import jaxseg
 from jaxseg.losses import cross_entropy
 from jaxseg.training import default_config
-from jaxseg.training.config import ConfigError, create_loss
+from jaxseg.training.config import create_loss
+from jaxseg.training.errors import ConfigError
 from jaxseg.utils import registry
 
 LOGITS = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))

@@ -1,0 +1,103 @@
+"""Errors of a run, in terms of its config: the keys that are wrong or that help."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxseg.checkpoints.manager import (
+    CorruptCheckpointError,
+    IncompatibleCheckpointError,
+)
+from jaxseg.checkpoints.run import NormalizationMismatchError
+
+
+class ConfigError(ValueError):
+    """A value in the config cannot be used; the message names its key."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient is infinite or NaN."""
+
+
+@contextmanager
+def config_section(name: str) -> Iterator[None]:
+    """Prefixes the errors of a builder with the section of the config that it is for.
+
+    Raises:
+        ConfigError: in place of a ValueError.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.{name}: {error}") from error
+
+
+@contextmanager
+def initialization_advice() -> Iterator[None]:
+    """Adds the config keys that help to errors of loading pretrained weights.
+
+    Raises:
+        ConfigError: in place of a ValueError.
+    """
+    try:
+        with config_section("init_from"):
+            yield
+    except ConfigError as error:
+        if not isinstance(error.__cause__, NormalizationMismatchError):
+            raise
+        raise ConfigError(
+            f"{error} Leave config.normalization out, or set it to the former."
+        ) from error
+
+
+@contextmanager
+def checkpoint_advice(workdir: Path) -> Iterator[None]:
+    """Adds the config keys that help to errors of restoring a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: with the advice.
+        IncompatibleCheckpointError: with the advice.
+    """
+    fresh = (
+        "To start a new run from its parameters, use another workdir and "
+        f"--config.init_from={workdir}."
+    )
+    try:
+        yield
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(
+            f"{error} To resume from the checkpoint before it, or from the start if "
+            "there is none, add --config.checkpoint.fallback=True; the damaged "
+            "checkpoint is kept under another name."
+        ) from error
+    except IncompatibleCheckpointError as error:
+        advice = {
+            "weights": fresh,
+            "version": fresh,
+            "batch_size": "train.batch_size is the global batch size: it does not have "
+            "to change with the number of devices. To resume with another one, at the "
+            "same image and the same step of the schedule, add "
+            "--config.checkpoint.accept_batch_size=True.",
+            "leaves": f"{_changed_keys(error.leaves)} differs from when the run was "
+            "started; use another workdir, or the config that the run was started "
+            "with.",
+        }
+        raise IncompatibleCheckpointError(
+            f"{error} {advice[error.reason]}", error.reason, error.leaves
+        ) from error
+
+
+def _changed_keys(leaves: tuple[str, ...]) -> str:
+    """Keys of the config that decide which arrays a state has, for those given."""
+    keys = {
+        "params": "config.model",
+        "batch_stats": "config.model",
+        "opt_state": "config.optimizer",
+        "ema": "config.train.ema_decay",
+    }
+    fields = {name.partition("/")[0] for name in leaves}
+    # The other fields have arrays of the parameters' shapes.
+    fields = fields & {"params"} or fields
+    return " and ".join(sorted({keys[field] for field in fields}))
