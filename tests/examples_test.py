@@ -1,33 +1,11 @@
 """The example of own components, outside the package, as its README runs it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-JAXSEG = "import sys; from jaxseg.cli import main; sys.exit(main())"
-
-
-def jaxseg(folder, *arguments):
-    """The result of a command in a process of its own, started in a folder."""
-    return subprocess.run(
-        [sys.executable, "-c", JAXSEG, *arguments],
-        cwd=folder,
-        env=os.environ
-        | {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-        },
-        capture_output=True,
-        text=True,
-    )
+from tests.helpers import JAXSEG, ROOT, run_python
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +13,9 @@ def trained(tmp_path_factory):
     """A folder with a copy of the example and the workdir of a short run."""
     folder = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(ROOT / "examples/own_encoder", folder / "own_encoder")
-    result = jaxseg(
+    result = run_python(
         folder,
+        *JAXSEG,
         "train",
         "--config=own_encoder/config.py",
         "--workdir=run",
@@ -56,7 +35,9 @@ def trained(tmp_path_factory):
 )
 def test_a_workdir_opens_with_the_module_imported(trained, module):
     """A path, or the name of a module in the current directory."""
-    result = jaxseg(trained, "evaluate", "--workdir=run", "--import", module)
+    result = run_python(
+        trained, *JAXSEG, "evaluate", "--workdir=run", "--import", module
+    )
     assert result.returncode == 0, result.stderr
     report = json.loads((trained / "run/report.json").read_text())
     assert set(report["iou"]) == {"background", "ellipse"}
@@ -65,7 +46,7 @@ def test_a_workdir_opens_with_the_module_imported(trained, module):
 def test_without_it_nothing_is_imported_and_the_error_says_what_to_add(trained):
     (trained / "own_encoder/own_components.py").rename(trained / "strided.py")
     try:
-        result = jaxseg(trained, "evaluate", "--workdir=run")
+        result = run_python(trained, *JAXSEG, "evaluate", "--workdir=run")
     finally:
         (trained / "strided.py").rename(trained / "own_encoder/own_components.py")
     assert result.returncode == 1
@@ -83,7 +64,9 @@ def test_the_metadata_name_nothing_that_could_be_imported(trained):
 )
 def test_modules_that_cannot_be_imported(trained, module, fragment):
     (trained / "broken.py").write_text("1 / 0\n")
-    result = jaxseg(trained, "evaluate", "--workdir=run", "--import", module)
+    result = run_python(
+        trained, *JAXSEG, "evaluate", "--workdir=run", "--import", module
+    )
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: --import {module}: ") and fragment in line

@@ -1,6 +1,10 @@
 """What several test files need."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +16,10 @@ from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.training import default_config
+
+ROOT = Path(__file__).parents[1]
+JAXSEG = ("-c", "import sys; from jaxseg.cli import main; sys.exit(main())")
+"""Arguments of Python that run the `jaxseg` command."""
 
 NAMES = ("road", "sky", "tree")
 PALETTE = ((128, 64, 128), (70, 130, 180), (0, 90, 0))
@@ -74,3 +82,20 @@ def tiny_config(prepared_dir: object, **changes: Any) -> ConfigDict:
     config.parallel.data = 1
     config.update_from_flattened_dict(changes)
     return config
+
+
+def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The result of Python with these arguments, started in a folder of its own."""
+    environment = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )

@@ -1,8 +1,6 @@
 """`jaxseg train` and `jaxseg configs`, and how they read config files."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +8,7 @@ import pytest
 
 from jaxseg import cli
 from jaxseg.cli.config_file import read_config, shipped_configs
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.helpers import JAXSEG, ROOT, run_python
 
 OWN = """
 from jaxseg.training import default_config
@@ -123,25 +120,8 @@ def test_configs_are_listed_and_copied(tmp_path, capsys, monkeypatch):
     assert "did you mean 'shapes'" in capsys.readouterr().err
 
 
-def start(program: list[str], folder: Path, *arguments: str):
-    """The result of a command in a process of its own, away from the repository."""
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        cwd=folder,
-        env=os.environ
-        | {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-        },
-        capture_output=True,
-        text=True,
-    )
-
-
-JAXSEG = ["-c", "import sys; from jaxseg.cli import main; sys.exit(main())", "train"]
-TRAIN_PY = [str(ROOT / "train.py")]
+TRAIN = (*JAXSEG, "train")
+TRAIN_PY = (str(ROOT / "train.py"),)
 TINY = (
     "config.model.kwargs = {'width': 2, 'depths': (1, 1)}; "
     "config.data.options = dict(train_examples=4, val_examples=2, image_size=(16, 16));"
@@ -156,19 +136,19 @@ def test_both_commands_train_and_resume_from_any_directory(tmp_path):
     write(tmp_path / "configs" / "base.py", TINY)
     (tmp_path / "configs" / "own.py").write_text("from base import get_config\n")
     own = "--config=configs/own.py"
-    first = start(JAXSEG, tmp_path, own, "--workdir=run", "--config.train.steps=2")
+    first = run_python(tmp_path, *TRAIN, own, "--workdir=run", "--config.train.steps=2")
     assert first.returncode == 0, first.stderr
-    second = start(TRAIN_PY, tmp_path, own, "--workdir", "run")
+    second = run_python(tmp_path, *TRAIN_PY, own, "--workdir", "run")
     assert second.returncode == 0, second.stderr
     assert "resuming after step 2 of 3" in second.stdout
     assert json.loads((tmp_path / "run" / "metadata.json").read_text())
 
 
-@pytest.mark.parametrize("program", [JAXSEG, TRAIN_PY])
+@pytest.mark.parametrize("program", [TRAIN, TRAIN_PY])
 def test_errors_are_one_line(program, tmp_path):
     own = write(tmp_path / "own.py")
     data = ("--config.data.dataset=camvid", "--config.data.root=/nowhere")
-    result = start(program, tmp_path, "--config", own, "--workdir=run", *data)
+    result = run_python(tmp_path, *program, "--config", own, "--workdir=run", *data)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: config.data: ") and "/nowhere" in line

@@ -40,6 +40,18 @@ def _create_state(model, optimizer, ema=False):
     return jax.jit(create)(key=jax.random.key(0))
 
 
+def step_of(model, optimizer, **changes):
+    """The training step of a model, with the loss and normalization of this file."""
+    return partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        loss_fn=cross_entropy,
+        normalization=NORMALIZATION,
+        **changes,
+    )
+
+
 def _train(backend, devices, batch, steps=3):
     parallel = create_parallel(backend, devices)
     model = create_model(
@@ -55,15 +67,7 @@ def _train(backend, devices, batch, steps=3):
         partial(create_state, model, optimizer, image_shape=(16, 24, 3)),
         out_shardings=parallel.replicated,
     )(key=jax.random.key(0))
-    step = parallel.compile(
-        partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            loss_fn=cross_entropy,
-            normalization=NORMALIZATION,
-        )
-    )
+    step = parallel.compile(step_of(model, optimizer))
     losses = []
     for _ in range(steps):
         state, metrics = step(state, parallel.place(batch))
@@ -95,15 +99,7 @@ def test_loss_is_the_mean_over_all_valid_pixels(batch):
     model = create_model("segnet", 3, width=4, depths=(1,))
     optimizer = optax.sgd(0.0)
     state = _create_state(model, optimizer)
-    new, metrics = jax.jit(
-        partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            loss_fn=cross_entropy,
-            normalization=NORMALIZATION,
-        )
-    )(state, batch)
+    new, metrics = jax.jit(step_of(model, optimizer))(state, batch)
     logits, _ = model.apply(
         state.variables,
         (batch["image"].astype(np.float32) - 120) / 60,
@@ -153,15 +149,7 @@ def test_bfloat16_logits_change_the_loss_by_their_rounding(batch):
     def loss_and_norm(**dtype):
         model = create_model("segnet", 3, width=4, depths=(1,), **dtype)
         state = _create_state(model, optax.sgd(0.1))
-        _, metrics = jax.jit(
-            partial(
-                train_step,
-                model=model,
-                optimizer=optax.sgd(0.1),
-                loss_fn=cross_entropy,
-                normalization=NORMALIZATION,
-            )
-        )(state, batch)
+        _, metrics = jax.jit(step_of(model, optax.sgd(0.1)))(state, batch)
         return np.array([metrics["loss"], metrics["grad_norm"]])
 
     expected = loss_and_norm()
@@ -176,16 +164,7 @@ def test_parameters_are_averaged_with_weights_that_sum_to_one(batch, decay):
     model = create_model("segnet", 3, width=4, depths=(1,))
     optimizer = optax.sgd(0.1)
     state = _create_state(model, optimizer, ema=True)
-    step = jax.jit(
-        partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            loss_fn=cross_entropy,
-            normalization=NORMALIZATION,
-            ema_decay=decay,
-        )
-    )
+    step = jax.jit(step_of(model, optimizer, ema_decay=decay))
     seen = []
     for _ in range(3):
         state, _ = step(state, batch)
@@ -284,14 +263,7 @@ def test_frozen_statistics_are_used_and_kept(backend, remat, batch):
             batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats)
         )
         compiled = parallel.compile(
-            partial(
-                train_step,
-                model=model,
-                optimizer=optimizer,
-                loss_fn=cross_entropy,
-                normalization=NORMALIZATION,
-                frozen=frozen_layers(state.batch_stats, freeze),
-            )
+            step_of(model, optimizer, frozen=frozen_layers(state.batch_stats, freeze))
         )
         return state, *compiled(state, parallel.place(batch))
 
