@@ -1,15 +1,20 @@
 """Checkpoints of a run, by Orbax: any pytree, and the position in the data."""
 
+import errno
 import itertools
 import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
@@ -23,8 +28,22 @@ UNSCORED = -1.0
 """mIoU of a checkpoint that was saved without an evaluation: never the best one."""
 
 
+_DELETED = ".deleted"
+"""Folder that checkpoints are moved to before their files are deleted."""
+
+_REPLACED = ".replaced"
+"""Suffix of a checkpoint while it is saved again."""
+
+_COMMITTED = "_CHECKPOINT_METADATA"
+"""File that Orbax writes to a checkpoint before it gives it its final name."""
+
+
 class CorruptCheckpointError(ValueError):
     """Files of a checkpoint are damaged or missing."""
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; the earlier ones are intact."""
 
 
 Reason = Literal["weights", "version", "batch_size", "leaves"]
@@ -54,13 +73,18 @@ class IncompatibleCheckpointError(ValueError):
 class CheckpointManager:
     """The checkpoints of one run: the latest two, and the best by validation mIoU.
 
-    Saving is asynchronous and atomic: a run that is killed at any time leaves only
-    complete checkpoints. The second latest is kept in case the latest is damaged.
+    Saving is asynchronous, and saving and deleting are atomic: a run that is killed at
+    any time leaves only complete checkpoints. The second latest is kept in case the
+    latest is damaged.
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        """Opens `workdir/checkpoints`; creates it if it does not exist."""
+        """Opens `workdir/checkpoints`; creates it if it does not exist.
+
+        Folders that are named like a checkpoint and are not complete are moved away.
+        """
         self.directory = Path(workdir).absolute() / "checkpoints"
+        self._tidy()
         managers = checkpoint_managers
         kept = managers.AnyPreservationPolicy(
             [
@@ -78,8 +102,10 @@ class CheckpointManager:
                 best_mode="max",
                 preservation_policy=kept,
                 cleanup_tmp_directories=True,
+                todelete_subdir=_DELETED,
             ),
         )
+        absl_logging.get_absl_logger().addFilter(_is_not_of_orbax)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -95,16 +121,46 @@ class CheckpointManager:
             state: the state, any pytree of arrays.
             data: position in the training data, JSON values.
             miou: validation mIoU at this step; None if it was not evaluated.
+
+        Raises:
+            CheckpointWriteError: if this or the previous checkpoint cannot be written.
         """
-        score = UNSCORED if miou is None or miou != miou else float(miou)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_global(state)),
-                data=ocp.args.JsonSave(data),
-            ),
-            metrics={"miou": score},
-        )
+        with self._written():
+            # Orbax waits for the previous checkpoint anyway.
+            self._manager.wait_until_finished()
+            self._empty_deleted()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_to_global(state)),
+                    data=ocp.args.JsonSave(data),
+                ),
+                metrics=_metrics(miou),
+            )
+
+    def replace(
+        self, step: int, state: Any, data: dict[str, Any], miou: float | None = None
+    ) -> None:
+        """Saves a checkpoint again; the old one is kept until the new one is complete.
+
+        Args:
+            step: step of a checkpoint.
+            state: as for `save`.
+            data: as for `save`.
+            miou: as for `save`.
+
+        Raises:
+            CheckpointWriteError: if it cannot be written.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            old = self.directory / str(step)
+            old.rename(old.with_suffix(_REPLACED))
+        multihost_utils.sync_global_devices("replace")
+        self._manager.reload()
+        self.save(step, state, data, miou)
+        self.wait()
+        self._tidy()
 
     def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """Reads the state after `step`.
@@ -126,15 +182,21 @@ class CheckpointManager:
         data = self._read(
             step, "data", ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
         )
+        if not isinstance(data, dict):
+            raise corrupt(self.directory / str(step) / "data")
         if "batch_size" not in data:
             raise IncompatibleCheckpointError(
                 f"{self.directory / str(step)} was written by an older version of "
                 "jaxseg, and this version cannot resume it.",
                 "version",
             )
+        if not _is_position(data):
+            raise corrupt(self.directory / str(step) / "data")
         state = self._read(
             step, "state", ocp.StandardCheckpointHandler, ocp.args.StandardRestore(like)
         )
+        if int(flatten(state)["step"]) != step:
+            raise corrupt(self.directory / str(step), ValueError("of another step"))
         return state, data
 
     def _read(
@@ -212,10 +274,7 @@ class CheckpointManager:
             The new path, in the workdir.
         """
         source = self.directory / str(step)
-        name = f"corrupt_checkpoint_{step}"
-        names = itertools.chain([name], (f"{name}_{k}" for k in itertools.count(1)))
-        targets = (self.directory.parent / name for name in names)
-        target = next(path for path in targets if not path.exists())
+        target = self._free_name(f"corrupt_checkpoint_{step}")
         if jax.process_index() == 0:
             shutil.move(source, target)
         multihost_utils.sync_global_devices("set aside")
@@ -223,8 +282,14 @@ class CheckpointManager:
         return target
 
     def wait(self) -> None:
-        """Waits until all checkpoints are written."""
-        self._manager.wait_until_finished()
+        """Waits until all checkpoints are written.
+
+        Raises:
+            CheckpointWriteError: if one cannot be written.
+        """
+        with self._written():
+            self._manager.wait_until_finished()
+            self._empty_deleted()
 
     def __enter__(self) -> "CheckpointManager":
         """Returns itself."""
@@ -232,9 +297,65 @@ class CheckpointManager:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Waits until all checkpoints are written, and closes."""
-        with limited_wait(error):
-            self.wait()
-            self._manager.close()
+        try:
+            with limited_wait(error):
+                self.wait()
+                self._manager.close()
+        finally:
+            absl_logging.get_absl_logger().removeFilter(_is_not_of_orbax)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Explains errors of writing, and deletes what was written incompletely."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            if jax.process_index() == 0:
+                for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            steps = ", ".join(map(str, complete_steps(self.directory)))
+            raise CheckpointWriteError(
+                _errno(error),
+                f"cannot write a checkpoint: {_write_reason(error)}; "
+                + (f"those of steps {steps} are intact" if steps else "there is none"),
+                str(self.directory),
+            ) from error
+
+    def _tidy(self) -> None:
+        """Ends what a killed run has left half done.
+
+        Folders that would be read as a checkpoint, or block saving, are moved away:
+        earlier versions left them if they were killed while they deleted a checkpoint,
+        and others may have been made by hand.
+        """
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for old in self.directory.glob(f"*{_REPLACED}"):
+                if int(old.stem) in complete_steps(self.directory):
+                    shutil.rmtree(old)
+                else:
+                    old.rename(old.with_suffix(""))
+            complete = set(map(str, complete_steps(self.directory)))
+            for path in self.directory.iterdir():
+                if path.name.isdecimal() and path.name not in complete:
+                    target = self._free_name(f"incomplete_checkpoint_{path.name}")
+                    path.rename(target)
+                    print(
+                        f"{path} is not a complete checkpoint; it has been moved to "
+                        f"{target}.",
+                        flush=True,
+                    )
+            self._empty_deleted()
+        multihost_utils.sync_global_devices("tidy")
+
+    def _empty_deleted(self) -> None:
+        if jax.process_index() == 0:
+            shutil.rmtree(self.directory / _DELETED, ignore_errors=True)
+
+    def _free_name(self, name: str) -> Path:
+        """A path in the workdir that does not exist: the name, or with a number."""
+        names = itertools.chain([name], (f"{name}_{k}" for k in itertools.count(1)))
+        paths = (self.directory.parent / name for name in names)
+        return next(path for path in paths if not path.exists())
 
     def _check_leaves(self, step: int, like: Any) -> None:
         stored, wanted = stored_shapes(self.directory / str(step)), _shapes(like)
@@ -280,6 +401,58 @@ def _to_global(state: Any) -> Any:
     return multihost_utils.host_local_array_to_global_array(
         state, mesh, jax.sharding.PartitionSpec()
     )
+
+
+def complete_steps(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder, ascending.
+
+    Folders with other names, and those without Orbax's mark of a complete checkpoint,
+    are ignored.
+    """
+    if not directory.is_dir():
+        return []
+    # The pattern excludes leading zeros, digits of other scripts and huge numbers.
+    names = (path.parent.name for path in directory.glob(f"*/{_COMMITTED}"))
+    return sorted(
+        int(name) for name in names if re.fullmatch(r"0|[1-9]\d{0,9}", name, re.ASCII)
+    )
+
+
+def metrics_file(path: Path) -> Path:
+    """File of the validation mIoU of a checkpoint, JSON `{"miou": x}`."""
+    return path / "metrics" / "metrics"
+
+
+def _is_position(data: dict[str, Any]) -> bool:
+    """Whether the values of a position in the data have the right types."""
+    numbers = [data.get("next_sample"), data["batch_size"]]
+    return all(type(number) is int and number >= 0 for number in numbers) and (
+        isinstance(data.get("callbacks", {}), dict)
+    )
+
+
+def _metrics(miou: float | None) -> dict[str, float]:
+    return {"miou": UNSCORED if miou is None or miou != miou else float(miou)}
+
+
+def _errno(error: Exception) -> int:
+    """The number of an error of the operating system, also of one in TensorStore."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else errno.EIO
+
+
+def _write_reason(error: Exception) -> str:
+    number = _errno(error)
+    if number == errno.EIO:
+        return str(error).partition("\n")[0][:200]
+    return os.strerror(number)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Drops errors that Orbax logs before it raises them, once for each thread."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:

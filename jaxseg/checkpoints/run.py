@@ -23,7 +23,9 @@ import orbax.checkpoint as ocp
 from jaxseg.checkpoints.manager import (
     UNSCORED,
     CheckpointManager,
+    complete_steps,
     corrupt,
+    metrics_file,
     stored_shapes,
 )
 from jaxseg.data.palette import distinct_palette
@@ -254,11 +256,7 @@ def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int
         ValueError: if there is no such checkpoint; the message lists the existing ones.
     """
     directory = Path(workdir) / "checkpoints"
-    steps = sorted(
-        int(path.name)
-        for path in (directory.iterdir() if directory.is_dir() else ())
-        if path.name.isdecimal()
-    )
+    steps = complete_steps(directory)
     if not steps:
         raise ValueError(f"{workdir} has no checkpoint; train with this workdir first.")
     if checkpoint == "latest":
@@ -302,7 +300,7 @@ def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
 
 def _score(path: Path) -> float:
     """Validation mIoU of a checkpoint."""
-    file = path / "metrics" / "metrics"
+    file = metrics_file(path)
     return json.loads(file.read_text())["miou"] if file.is_file() else UNSCORED
 
 

@@ -25,6 +25,19 @@ Watch = Callable[[int, np.ndarray, np.ndarray], None]
 """Called with the index, the prediction and the label of a record."""
 
 
+class EvaluationStopped(Exception):  # not an error
+    """An evaluation was stopped by a signal.
+
+    Attributes:
+        signum: number of the signal.
+    """
+
+    def __init__(self, signum: int):
+        """Stores the number of the signal."""
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
 class Evaluator:
     """Evaluates a model, any number of times; compiles once for each batch shape.
 
@@ -84,6 +97,7 @@ class Evaluator:
         *,
         watch: Watch | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
+        signum: Callable[[], int] = lambda: 0,
     ) -> tuple[Confusion, Calibration]:
         """Evaluates the model on every record of a split.
 
@@ -94,6 +108,8 @@ class Evaluator:
                 uint8 [H, W]; each process calls it for its own records.
             progress: wraps the iterable of batches, which has a length, for a progress
                 bar.
+            signum: called before each batch in all processes; returns, equally in all
+                of them, the number of a signal to stop, or 0.
 
         Returns:
             The confusion of all pixels that are not ignored, and their calibration,
@@ -101,12 +117,15 @@ class Evaluator:
 
         Raises:
             ValueError: if a batch has too many pixels for int32 counts.
+            EvaluationStopped: if `signum` returns the number of a signal.
         """
         index, count = self._parallel.process_shard
         batches = self._batches(source, process_index=index, process_count=count)
         variables = jax.device_put(variables, self._parallel.replicated)
 
         def launch(batch: dict[str, np.ndarray]) -> tuple[Any, ...]:
+            if stopped := signum():
+                raise EvaluationStopped(stopped)
             index = batch.pop("index")
             pixels = batch["label"].size * count
             if pixels > MAX_PIXELS:

@@ -2,7 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,15 @@ import jax
 import numpy as np
 
 from jaxseg import data
-from jaxseg.checkpoints.manager import (
-    CheckpointManager,
-)
+from jaxseg.checkpoints.lock import exclusive_workdir
+from jaxseg.checkpoints.manager import CheckpointManager
 from jaxseg.checkpoints.run import (
     METADATA,
     PretrainedWeights,
     find_step,
     write_metadata,
 )
-from jaxseg.inference.evaluator import Evaluator
+from jaxseg.inference.evaluator import EvaluationStopped, Evaluator
 from jaxseg.inference.scorers import network
 from jaxseg.metadata import RunMetadata
 from jaxseg.metrics import format_table
@@ -90,7 +90,10 @@ def run(
                 normalization = runs[-1].metadata.normalization
                 stage.normalization.update(asdict(normalization))
             runs.append(_Run(stage, folder, callbacks))
-        with StopSignal() as stop:
+        with ExitStack() as stack:
+            stop = stack.enter_context(StopSignal())
+            if len(runs) > 1:  # each run locks its own folder
+                stack.enter_context(exclusive_workdir(Path(workdir)))
             for earlier in runs[:-1]:
                 earlier.run(stop)
                 # A signal that came after the last step of the stage.
@@ -110,6 +113,7 @@ class _Run:
     ):
         self.config, self.workdir = config, workdir
         self.done = 0
+        self.evaluation_due = False  # a signal stopped the evaluation of this step
         self.writes = jax.process_index() == 0
         check_config(config)
         with config_section("trackers"):
@@ -188,8 +192,12 @@ class _Run:
 
     def run(self, stop: StopSignal) -> dict[str, Any]:
         """See `run`; checks for a signal to stop after each step."""
-        config, steps = self.config.train, self.config.train.steps
         distributed.check_shared(self.workdir.absolute())
+        with exclusive_workdir(self.workdir):
+            return self._run(stop)
+
+    def _run(self, stop: StopSignal) -> dict[str, Any]:
+        config, steps = self.config.train, self.config.train.steps
         checkpoints = CheckpointManager(self.workdir)
         largest = distributed.MaxAcrossProcesses(lag=IN_FLIGHT)
         with checkpoints:
@@ -206,6 +214,12 @@ class _Run:
                 writer.print(description)
                 pending: deque = deque()  # steps whose metrics are still to be checked
                 result, evaluated = {}, None
+                if self.evaluation_due:
+                    state, result = self._evaluate(writer, state, stop)
+                    evaluated = self.done
+                    self._call("on_evaluation", state, result)
+                    position = self._position()
+                    checkpoints.replace(self.done, state, position, result["miou"])
                 while self.done < steps and self.callbacks.stop_reason is None:
                     batch = self.parallel.place(next(self.batches))
                     state, metrics = self.setup.train_step(state, batch)
@@ -226,15 +240,20 @@ class _Run:
                     if saves or _due(self.done, config.log_every_steps):
                         self._log(writer, pending)
                     miou = None
-                    if evaluates:
-                        state, result = self._evaluate(writer, state)
-                        evaluated, miou = self.done, result["miou"]
-                        self._call("on_evaluation", state, result)
-                        writer.restart_clock()
+                    if evaluates and not signum:
+                        try:
+                            state, result = self._evaluate(writer, state, stop)
+                        except Interrupted as interrupted:
+                            signum = interrupted.signum
+                        else:
+                            evaluated, miou = self.done, result["miou"]
+                            self._call("on_evaluation", state, result)
+                            writer.restart_clock()
                     if saves:
+                        self.evaluation_due = evaluates and miou is None
                         checkpoints.save(self.done, state, self._position(), miou)
                         self._call("on_save", state, {})
-                    if signum and not self._is_over():
+                    if signum and not (self._is_over() and evaluated == self.done):
                         raise Interrupted(signum, self.done)
                 if start >= steps:
                     writer.print("training is complete; to continue, raise train.steps")
@@ -242,7 +261,7 @@ class _Run:
                     reason = self.callbacks.stop_reason
                     writer.print(f"stopped early after step {self.done}: {reason}")
                 if evaluated != self.done:
-                    _, result = self._evaluate(writer, state, record=False)
+                    _, result = self._evaluate(writer, state, stop, record=False)
                 checkpoints.wait()
                 if self.writes:
                     writer.print(self._summary(result))
@@ -259,8 +278,12 @@ class _Run:
 
     def _position(self) -> dict[str, Any]:
         """What a checkpoint holds besides the arrays of the state."""
-        callbacks = self.callbacks.state_dict()
-        return self.batches.state() | ({"callbacks": callbacks} if callbacks else {})
+        position: dict[str, Any] = dict(self.batches.state())
+        if callbacks := self.callbacks.state_dict():
+            position["callbacks"] = callbacks
+        if self.evaluation_due:
+            position["evaluation_due"] = True
+        return position
 
     def _train_batches(self) -> data.TrainBatches:
         index, count = self.parallel.process_shard
@@ -286,6 +309,7 @@ class _Run:
         if found is not None:
             state, position = found
             self.callbacks.load_state_dict(position.pop("callbacks", {}))
+            self.evaluation_due = position.pop("evaluation_due", False)
             self.batches.restore(position)
             return state
         self.callbacks.load_state_dict({})
@@ -346,27 +370,48 @@ class _Run:
         return float(np.asarray(self.setup.schedule(updates)))
 
     def _evaluate(
-        self, writer: MetricWriter, state: TrainState, record: bool = True
+        self,
+        writer: MetricWriter,
+        state: TrainState,
+        stop: StopSignal,
+        record: bool = True,
     ) -> tuple[TrainState, dict[str, Any]]:
         """Evaluates on the validation split.
 
         Returns:
             The state with the statistics that it was evaluated with; the results.
+
+        Raises:
+            Interrupted: after a signal; nothing is recorded.
         """
-        if self.config.eval.recompute_batch_stats and record:
-            writer.print(
-                f"step {self.done}: recomputing BatchNorm statistics over the training "
-                "set"
+        largest = distributed.MaxAcrossProcesses(lag=IN_FLIGHT)
+
+        def signum() -> int:
+            return largest(stop.signum or 0)
+
+        try:
+            if self.config.eval.recompute_batch_stats and record:
+                writer.print(
+                    f"step {self.done}: recomputing BatchNorm statistics over the "
+                    "training set"
+                )
+                statistics = self._training_statistics(state, signum)
+                state = state.replace(batch_stats=statistics)
+            result = self.validation(
+                state.variables, writer, self.done, record=record, signum=signum
             )
-            state = state.replace(batch_stats=self._training_statistics(state))
-        result = self.validation(state.variables, writer, self.done, record=record)
+        except EvaluationStopped as stopped:
+            raise Interrupted(stopped.signum, self.done) from None
+        self.evaluation_due = False
         return state, result
 
-    def _training_statistics(self, state: TrainState) -> Any:
+    def _training_statistics(self, state: TrainState, signum: Callable[[], int]) -> Any:
         """BatchNorm statistics averaged over one epoch of training batches."""
         count = math.ceil(len(self.train_source) / self.config.train.batch_size)
         mean = None
         for k, batch in zip(range(1, count + 1), self._train_batches()):
+            if stopped := signum():
+                raise EvaluationStopped(stopped)
             stats = self.setup.batch_statistics(state, self.parallel.place(batch))
             # In this form the mean of equal numbers is that number, so that frozen
             # statistics do not change.

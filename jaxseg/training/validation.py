@@ -1,5 +1,6 @@
 """Validation during training: results in the metrics, predictions as overlays."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Validation:
         step: int,
         *,
         record: bool = True,
+        signum: Callable[[], int] = lambda: 0,
     ) -> dict[str, Any]:
         """Evaluates the network.
 
@@ -60,9 +62,13 @@ class Validation:
             writer: records the results.
             step: number of steps so far.
             record: whether to record the results and show predictions.
+            signum: see `Evaluator`.
 
         Returns:
             The results, from `Confusion.compute`.
+
+        Raises:
+            EvaluationStopped: see `Evaluator`.
         """
         shown: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -72,7 +78,10 @@ class Validation:
 
         watched = record and self._candidates
         confusion, _ = self._evaluator(
-            variables, self._source, watch=watch if watched else None
+            variables,
+            self._source,
+            watch=watch if watched else None,
+            signum=signum,
         )
         info = self._source.info
         result = confusion.compute(info.class_names, absent=self._absent)

@@ -16,12 +16,14 @@ from ml_collections import ConfigDict
 
 from jaxseg import data, load, save
 from jaxseg.checkpoints import manager
+from jaxseg.checkpoints.lock import WorkdirInUseError
 from jaxseg.checkpoints.run import find_step
 from jaxseg.inference.evaluator import Evaluator
 from jaxseg.inference.scorers import network
 from jaxseg.parallel import mesh as mesh_module
 from jaxseg.parallel.mesh import create_parallel
 from jaxseg.training import trainer
+from jaxseg.training.callbacks import Callback
 from jaxseg.training.metric_writer import MetricWriter
 from tests.helpers import tiny_config
 
@@ -143,6 +145,64 @@ def test_a_signal_saves_and_the_same_command_resumes(
         np.testing.assert_array_equal(a, b)
     evaluations = [x for x in _metrics(tmp_path) if "val_miou" in x]
     assert evaluations == [x for x in _metrics(finished) if "val_miou" in x]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_signal_during_an_evaluation_saves_the_state_before_it(
+    config, finished, tmp_path, monkeypatch, capsys, step, recompute
+):
+    """The resumed run evaluates first, and ends bit for bit like an undisturbed one."""
+    config.eval.recompute_batch_stats = recompute
+    if recompute:
+        finished = tmp_path / "finished"
+        trainer.run(config, str(finished))
+    evaluate, batches = trainer._Run._evaluate, []
+    place = mesh_module.Parallel.place
+
+    def interrupting(self, batch):
+        batches.append(batch)
+        if len(batches) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return place(self, batch)
+
+    def watched(self, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            if self.done == step:
+                patch.setattr(mesh_module.Parallel, "place", interrupting)
+            return evaluate(self, *args, **kwargs)
+
+    workdir = tmp_path / "run"
+    config.data.options["val_examples"] = 6
+    config.eval.batch_size = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Run, "_evaluate", watched)
+        with pytest.raises(trainer.Interrupted, match=f"saved after step {step}"):
+            trainer.run(config, str(workdir))
+    assert len(batches) < 5
+    assert find_step(workdir, "latest") == step
+    assert [x for x in _metrics(workdir) if "val_miou" in x and x["step"] == step] == []
+
+    capsys.readouterr()
+    result = trainer.run(config, str(workdir))
+    assert f"step {step}: validation mIoU" in capsys.readouterr().out
+    for a, b in zip(_leaves(finished, 6), _leaves(workdir, 6), strict=True):
+        np.testing.assert_array_equal(a, b)
+    evaluations = [x for x in _metrics(workdir) if "val_miou" in x]
+    assert evaluations == [x for x in _metrics(finished) if "val_miou" in x]
+    assert result["miou"] == evaluations[-1]["val_miou"]
+    assert find_step(workdir, "best") == find_step(finished, "best")
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(config, tmp_path):
+    class Second(Callback):
+        def on_step(self, event):
+            if event.step == 2:
+                with pytest.raises(WorkdirInUseError, match=f"process {os.getpid()}"):
+                    trainer.run(config, str(tmp_path))
+
+    trainer.run(config, str(tmp_path), [Second()])
+    assert [x["step"] for x in _metrics(tmp_path) if "loss" in x] == [2, 3, 4, 6]
 
 
 def test_a_signal_at_the_end_of_a_stage_keeps_the_next_from_beginning(

@@ -1,0 +1,125 @@
+"""A run's exclusive use of its workdir."""
+
+import contextlib
+import json
+import os
+import platform
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseg.parallel.distributed import any_process
+from jaxseg.utils.files import FileLockedError, file_lock, read_file, write_atomically
+
+LOCK = ".lock"
+"""File whose lock the run holds; the system releases it when the process ends."""
+
+HOLDER = ".lock.json"
+"""File that describes the process that holds the lock."""
+
+
+class WorkdirInUseError(ValueError):
+    """Another run uses the workdir."""
+
+
+@contextmanager
+def exclusive_workdir(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir; the processes of one run share it.
+
+    All processes must call it. The first holds the lock. The lock of a process that was
+    killed is free; on disks without locks, the process on this host must have ended.
+
+    Args:
+        workdir: folder of the run; created if needed.
+
+    Raises:
+        WorkdirInUseError: if another run uses it.
+        ValueError: if it contains a link or a special file, which a run could write to.
+        OSError: if it cannot be created or written to.
+    """
+    with ExitStack() as stack:
+        problem: Exception | None = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(_held(workdir))
+            except (ValueError, OSError) as error:
+                problem = error
+        if any_process(problem is not None):
+            raise problem or ValueError(
+                f"Process 0 cannot use {workdir}; see its output."
+            )
+        yield
+
+
+@contextmanager
+def _held(workdir: Path) -> Iterator[None]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    _check_plain(workdir)
+    holder = workdir / HOLDER
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(file_lock(workdir / LOCK))
+        except FileLockedError as error:
+            raise _in_use(workdir) from error
+        if lock is None and _may_run(_read(holder)):
+            raise _in_use(workdir, f" If that run has ended, delete {holder}.")
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        ours = {"host": platform.node(), "pid": os.getpid(), "started": now}
+        write_atomically(holder, json.dumps(ours))
+        yield
+        # Only after a regular end, also by an error of the run: on disks without locks
+        # the file is what keeps others out.
+        holder.unlink(missing_ok=True)
+
+
+def _check_plain(workdir: Path) -> None:
+    for folder in (workdir, workdir / "checkpoints"):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise ValueError(
+                    f"{path}: a link or a special file, through which the run could "
+                    "change other files; remove it. (The workdir itself may be a link.)"
+                )
+
+
+def _in_use(workdir: Path, advice: str = "") -> WorkdirInUseError:
+    by = _read(workdir / HOLDER)
+    who = "another process"
+    if by is not None:
+        who = f"process {by['pid']} on {by['host']}, started {by['started']}"
+    return WorkdirInUseError(
+        f"{workdir} is in use by {who}. Wait for that run to end, or use another "
+        f"workdir.{advice}"
+    )
+
+
+def _read(holder: Path) -> dict[str, Any] | None:
+    """What the holder wrote; None if there is no such file or it is damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(read_file(holder, limit=4096))
+        if isinstance(content, dict) and [
+            type(content.get(key)) for key in ("host", "pid", "started")
+        ] == [str, int, str]:
+            return content
+    return None
+
+
+def _may_run(by: dict[str, Any] | None) -> bool:
+    """Whether the process may still run; only those of this host can be checked."""
+    if by is None or by["pid"] == os.getpid():
+        return False
+    if by["host"] != platform.node():
+        return True
+    try:
+        os.kill(by["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True

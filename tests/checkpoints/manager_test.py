@@ -1,0 +1,166 @@
+"""What a kill, a full disk or other people leave in the folder of checkpoints."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.checkpoints import CheckpointManager, CorruptCheckpointError
+from jaxseg.checkpoints.manager import CheckpointWriteError
+from jaxseg.checkpoints.run import find_step
+
+STATE = {"step": jnp.int32(0), "a": jnp.arange(4.0)}
+
+
+def _save(workdir, *steps, size=4):
+    with CheckpointManager(workdir) as checkpoints:
+        for step in steps:
+            state = {"step": jnp.int32(step), "a": step + jnp.arange(float(size))}
+            checkpoints.save(step, state, {"next_sample": step, "batch_size": 1})
+
+
+def _restore(workdir):
+    with CheckpointManager(workdir) as checkpoints:
+        found = checkpoints.restore_latest(
+            STATE, batch_size=1, fallback=False, accept_batch_size=False
+        )
+    assert found is not None
+    return found
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("saved")
+    _save(workdir, 1, 2)
+    return workdir
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["3", "007", "100000000000000000", "٣"])
+@pytest.mark.parametrize("content", ["nothing", "half", "foreign"])
+def test_folders_that_are_not_checkpoints_do_not_block(workdir, capsys, name, content):
+    folder = workdir / "checkpoints" / name
+    match content:
+        case "nothing":
+            folder.mkdir()
+        case "half":
+            shutil.copytree(workdir / "checkpoints" / "2", folder)
+            (folder / "_CHECKPOINT_METADATA").unlink()
+        case "foreign":
+            folder.mkdir()
+            (folder / "thesis.txt").write_text("mine")
+    assert find_step(workdir, "latest") == 2
+    state, position = _restore(workdir)
+    assert state["step"] == 2 and position["next_sample"] == 2
+    moved = workdir / f"incomplete_checkpoint_{name}"
+    assert str(moved) in capsys.readouterr().out
+    assert moved.is_dir() and not folder.exists()
+    if content == "foreign":
+        assert (moved / "thesis.txt").read_text() == "mine"
+    _save(workdir, 3)
+    assert find_step(workdir, "latest") == 3
+
+
+def test_a_checkpoint_is_renamed_before_its_files_are_deleted(workdir, monkeypatch):
+    """Otherwise a kill in between would leave half a checkpoint under its name."""
+    whole = sorted(p.name for p in (workdir / "checkpoints" / "1").rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointManager, "_empty_deleted", lambda self: None)
+        _save(workdir, 3, 4)
+    assert _names(workdir / "checkpoints") == [".deleted", "3", "4"]
+    renamed = workdir / "checkpoints" / ".deleted"
+    assert _names(renamed) == ["1", "2"]
+    assert sorted(p.name for p in (renamed / "1").rglob("*")) == whole
+    _save(workdir, 5)
+    assert _names(workdir / "checkpoints") == ["4", "5"]
+
+
+def test_the_rest_of_a_killed_deletion_is_collected(workdir):
+    rest = workdir / "checkpoints" / ".deleted"
+    shutil.copytree(workdir / "checkpoints" / "1" / "data", rest / "0" / "data")
+    assert _restore(workdir)[0]["step"] == 2
+    assert _names(workdir / "checkpoints") == ["1", "2"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_replacement_that_was_killed_loses_nothing(workdir, finished):
+    checkpoints = workdir / "checkpoints"
+    shutil.copytree(checkpoints / "2", checkpoints / "2.replaced")
+    if not finished:
+        shutil.rmtree(checkpoints / "2")
+    assert _restore(workdir)[0]["step"] == 2
+    assert _names(checkpoints) == ["1", "2"]
+
+
+def test_a_checkpoint_can_be_replaced(workdir):
+    with CheckpointManager(workdir) as checkpoints:
+        state = {"step": jnp.int32(2), "a": jnp.zeros(4)}
+        checkpoints.replace(2, state, {"next_sample": 7, "batch_size": 1}, miou=0.5)
+    assert _names(workdir / "checkpoints") == ["1", "2"]
+    state, position = _restore(workdir)
+    np.testing.assert_array_equal(state["a"], np.zeros(4))
+    assert position["next_sample"] == 7
+    metrics = workdir / "checkpoints" / "2" / "metrics" / "metrics"
+    assert json.loads(metrics.read_text()) == {"miou": 0.5}
+
+
+@pytest.mark.parametrize(
+    "position",
+    [None, [], {"batch_size": 1}, {"batch_size": 1, "next_sample": -1}]
+    + [{"batch_size": "1", "next_sample": 0}, {"batch_size": 1, "next_sample": 0.5}]
+    + [{"batch_size": 1, "next_sample": 0, "callbacks": 3}],
+)
+def test_a_damaged_position_names_its_checkpoint(workdir, position):
+    file = workdir / "checkpoints" / "2" / "data" / "metadata"
+    file.write_text(json.dumps(position))
+    with pytest.raises(CorruptCheckpointError, match="checkpoints/2"):
+        _restore(workdir)
+
+
+def test_a_checkpoint_under_another_step_is_refused(workdir):
+    (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "5")
+    with pytest.raises(CorruptCheckpointError, match=r"checkpoints/5.*another step"):
+        _restore(workdir)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.name == "nt" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(small_disk, capfd):
+    values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    with (
+        pytest.raises(CheckpointWriteError) as error,
+        CheckpointManager(small_disk) as checkpoints,
+    ):
+        for step in range(1, 9):
+            state = {"step": jnp.int32(step), "a": jnp.asarray(values)}
+            checkpoints.save(step, state, {"next_sample": step, "batch_size": 1})
+    kept = find_step(small_disk, "latest")
+    assert error.value.strerror is not None
+    assert "No space left on device" in error.value.strerror
+    assert f"{kept} are intact" in error.value.strerror
+    assert error.value.filename == str(small_disk / "checkpoints")
+    assert _names(small_disk / "checkpoints") == [str(kept - 1), str(kept)]
+    assert "Traceback" not in capfd.readouterr().err
