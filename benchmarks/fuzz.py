@@ -53,7 +53,7 @@ def run(
     jobs: int = 2,
     corpus: Path = CORPUS,
     seconds: float = 20,
-    mebibytes: int = 1024,
+    mebibytes: int = 2048,
     report: Callable[[str, int, Outcome], None] | None = None,
 ) -> list[tuple[str, int, Outcome]]:
     """Runs cases in worker processes.
@@ -100,6 +100,8 @@ def run(
             thread.start()
         for thread in threads:
             thread.join()
+    if len(done) < len(cases):
+        raise RuntimeError("a worker did not start; see above")
     return done
 
 
@@ -134,6 +136,7 @@ def describe_failures(done: Sequence[tuple[str, int, Outcome]], seed: int) -> st
         if outcome.verdict == "FAILURE":
             # Messages differ between cases of a kind, but not what raised them.
             kind = outcome.message.partition("): ")[0]
+            kind = re.sub("^(printed pages|memory grew).*", r"\1", kind, flags=re.S)
             kind = re.sub(r"/\S+|\d+\.\d+|'[^']*'", "*", kind)[:60]
             kinds.setdefault((target, kind), []).append((number, outcome))
     lines = []
@@ -157,7 +160,7 @@ def main() -> int:
     parser.add_argument("--case", type=int, help="only this case, with its message")
     parser.add_argument("--jobs", type=int, default=2, help="number of processes")
     parser.add_argument("--seconds", type=float, default=20, help="limit of a case")
-    parser.add_argument("--memory", type=int, default=1024, help="limit in MiB")
+    parser.add_argument("--memory", type=int, default=2048, help="limit in MiB")
     parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args()

@@ -12,7 +12,7 @@ CLASS_NAMES = ("ground", "disc", "ring", "square", "triangle", "cross")
 MODEL: dict[str, Any] = {
     "name": "segnet_basic",
     "num_classes": len(CLASS_NAMES),
-    "width": 2,
+    "width": 8,  # so that arrays are in files of their own
 }
 BATCH_SIZE, STEPS = 4, (10, 20)
 VARIABLE = "JAXSEG_FUZZ_CORPUS"
@@ -67,6 +67,8 @@ def build_corpus(folder: Path) -> None:
     for name in ("metrics.jsonl", "metadata.json"):
         shutil.copy(run / name, folder / "metrics")
     shutil.copytree(run, folder / "command")
+    report = {"scoring": "", "split": "val", "boundary": {"either": {"by_class": {}}}}
+    (folder / "command" / "report.json").write_text(json.dumps(report))
     export_weights(
         folder / "weights" / "exported.safetensors", variables, read_metadata(run)
     )

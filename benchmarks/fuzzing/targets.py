@@ -64,8 +64,9 @@ def open_metadata(case: Path, rng: random.Random) -> None:
     from jaxseg.metadata import RunMetadata
 
     metadata = read_metadata(case)
-    text = json.dumps(metadata.to_json(), allow_nan=False)
-    require(RunMetadata.from_json(json.loads(text)) == metadata, "changes when written")
+    text = json.dumps(metadata.to_json())
+    again = RunMetadata.from_json(json.loads(text))
+    require(json.dumps(again.to_json()) == text, "changes when written")
     std = np.array(metadata.normalization.std, np.float64)
     mean = np.array(metadata.normalization.mean, np.float64)
     require(np.isfinite([*mean, *std]).all() and (std > 0).all(), "normalization")
@@ -114,6 +115,7 @@ def open_checkpoints(case: Path, rng: random.Random) -> None:
     if choice in ("best", "latest"):
         step = find_step(case, choice)
         with CheckpointManager(case) as checkpoints:
+            require(step in checkpoints.steps(), f"step {step}")
             state, data = checkpoints.restore(step, like)
     else:
         with CheckpointManager(case) as checkpoints:
@@ -123,13 +125,19 @@ def open_checkpoints(case: Path, rng: random.Random) -> None:
                 fallback=choice == "fallback",
                 accept_batch_size=False,
             )
+            steps = checkpoints.steps()
         if restored is None:
+            require(not steps, f"nothing restored of {steps}")
             return
         state, data = restored
-        step = int(state["step"])
+        # After a fallback, what was damaged is no longer there. Folders may be renamed.
+        latest = max(steps) not in STEPS or state["step"] == max(steps)
+        require(latest, f"not the latest of {steps}")
     require(state["step"] in STEPS, f"step {state['step']}")
-    for name, leaf in enumerate(jax.tree.leaves(state)):
-        require(np.isfinite(leaf).all(), f"leaf {name} is not finite")
+    # A changed number cannot be noticed; training stops at a loss that is not finite.
+    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(like)):
+        same = leaf.shape == expected.shape and leaf.dtype == expected.dtype
+        require(same, f"{leaf.dtype} {leaf.shape}")
     for key in ("batch_size", "next_sample"):
         value = data.get(key)
         require(type(value) is int and value >= 0, f"{key} is {value!r:.40}")
@@ -179,7 +187,8 @@ _BIG_TIFF = (b"II+\0", b"MM\0+")
 
 
 def _check_format(path: Path) -> None:
-    start = path.read_bytes()[:16]
+    with open(path, "rb") as file:
+        start = file.read(16)
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     known = start.startswith((*_DOCUMENTED, *_BIG_TIFF)) or webp
     require(known, f"another format was opened: {start!r}")
@@ -319,7 +328,8 @@ def _scores(case: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.is_file() else []
+    small = path.is_file() and path.stat().st_size < 2**30
+    return path.read_bytes().splitlines() if small else []
 
 
 def _is_kept(line: bytes, step: int) -> bool:
@@ -337,6 +347,7 @@ def open_counts(case: Path, rng: random.Random) -> None:
 
 def open_command(case: Path, rng: random.Random) -> None:
     """A workdir, by the commands that use it."""
+    _remember_data()
     with tempfile.TemporaryDirectory() as output:
         command, *options = rng.choice(
             (
@@ -347,6 +358,15 @@ def open_command(case: Path, rng: random.Random) -> None:
             )
         )
         run_command(command, "--workdir", str(case), *options, about=case)
+
+
+@functools.cache
+def _remember_data() -> None:
+    """Lets commands open the data that the workdir of the corpus names."""
+    from jaxseg.checkpoints.known_data import remember_data
+    from jaxseg.checkpoints.run import read_metadata
+
+    remember_data(read_metadata(corpus() / "command"))
 
 
 class NamedError(ValueError):

@@ -85,6 +85,7 @@ class Sandbox:
         return {
             "HOME": str(self.folder / "home"),
             "XDG_CACHE_HOME": str(self.folder / "home" / "cache"),
+            "XDG_STATE_HOME": str(self.folder / "home" / "state"),
             "TMPDIR": str(self.folder / "tmp"),
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder / 'bin'}",
@@ -241,7 +242,7 @@ def serve(folder: Path, seed: int, seconds: float, mebibytes: int) -> None:
 
     exported_variables()
     # A large allocation then fails, instead of the machine.
-    most = _memory("VmData") + 3 * mebibytes * 2**20
+    most = _memory("VmData") + 2 * mebibytes * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
@@ -290,7 +291,7 @@ class Worker:
         if self._read(300) is None:
             tail = self._printed()
             self.close()
-            raise SystemExit(f"error: a worker did not start:\n{tail}")
+            raise RuntimeError(f"a worker did not start:\n{tail}")
 
     def _read(self, seconds: float) -> str | None:
         """The next line of the process; None if there is none in time."""
