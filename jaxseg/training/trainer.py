@@ -45,6 +45,7 @@ from jaxseg.training.errors import (
     checkpoint_advice,
     config_section,
     initialization_advice,
+    memory_advice,
 )
 from jaxseg.training.interrupt import Interrupted, StopSignal
 from jaxseg.training.metric_writer import MetricWriter
@@ -78,9 +79,12 @@ def run(
         ValueError: if the config, the data or the workdir cannot be used.
         NonFiniteLossError: if the loss or its gradient is infinite or NaN.
         Interrupted: if any process received SIGTERM or SIGINT; a checkpoint was saved.
+        OutOfMemoryError: if the memory of the host or of a device does not suffice.
+        WorkdirInUseError: if another run uses the workdir.
+        OSError: if a file cannot be written; earlier checkpoints are kept.
         ConnectionError: if another process has ended.
     """
-    with distributed.leave_on_error():
+    with distributed.leave_on_error(), memory_advice():
         distributed.check_same(flatten_config(config, Path(workdir)))
         # All stages are set up before the first one runs, so that an error in the last
         # one appears now.

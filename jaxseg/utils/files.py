@@ -6,6 +6,7 @@ follows a symbolic link to write, waits for a pipe, or reads without a limit.
 
 import errno
 import os
+import re
 import stat
 import sys
 import uuid
@@ -25,6 +26,9 @@ TEXT_LIMIT = 64 * 2**20
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Errors of file systems without locks."""
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 class FileLockedError(OSError):
@@ -80,8 +84,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise named(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes temporary files of `atomic_path`, left by processes that were killed.
+
+    Args:
+        folder: in which no other process is writing; need not exist.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def named(error: OSError, path: str | os.PathLike) -> OSError:
+    """The same error with the name of the file, which errors of writing lack."""
+    return type(error)(error.errno, error.strerror or str(error), str(path))
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
