@@ -35,6 +35,9 @@ it whole needs many times the 10 bytes per pixel of decoding."""
 LARGEST_RECORD_PX = 178_956_970
 """Pixels of the largest image or mask of a data set: Pillow's own limit."""
 
+LARGEST_RECORD_SIDE = 1_000_000
+"""Longest side of an image of a data set: the limit of libpng."""
+
 LARGEST_PX = 2**30
 """Pixels of the largest image that can be read after `expect_large_images`."""
 
@@ -115,9 +118,15 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
         The encoded image and its (height, width).
 
     Raises:
-        ValueError: see `read_image`; the limit is `LARGEST_RECORD_PX`.
+        ValueError: see `read_image`; the limits are `LARGEST_RECORD_PX` and
+            `LARGEST_RECORD_SIDE`.
     """
     image, data, upright = _open(Path(path), LARGEST_RECORD_PX)
+    if max(image.size) > LARGEST_RECORD_SIDE:
+        raise ImageTooLargeError(
+            f"{path}: a side has {max(image.size):,} pixels; the limit is "
+            f"{LARGEST_RECORD_SIDE:,}; {_SMALLER}"
+        )
     # Many phones write MPO: a JPEG followed by a second image.
     plain = image.format in ("PNG", "JPEG", "MPO") and image.mode in ("L", "RGB")
     image = _eight_bit(image, data, path)

@@ -232,7 +232,7 @@ class EvalBatches:
             self.skipped += int(batch.pop("skipped").sum())
             yield batch
         if self.skipped:
-            logging.warning("%d damaged records are not evaluated", self.skipped)
+            logging.warning("Damaged records, not evaluated: %d", self.skipped)
 
 
 def _readable(source: Source, index: int) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,6 @@
 """Reading TIFF files by windows, for images that do not fit into memory."""
 
+import logging
 from pathlib import Path
 from typing import BinaryIO
 
@@ -140,24 +141,30 @@ def open_windows(path: Path, channels: int) -> TiffWindows | None:
         return None
     if not path.is_file():  # a pipe would wait
         return None
+    log = logging.getLogger("tifffile")
+    log.disabled = True  # it prints lines about what is damaged
     try:
         with tifffile.TiffFile(path) as file:
-            page, pages = file.pages.first, len(file.pages)
-        plain = (
-            pages == 1
-            and page.photometric in _PHOTOMETRICS
-            and page.dtype == np.uint8
-            and page.bitspersample == 8
-            and page.planarconfig == _CONTIGUOUS
-            and page.imagedepth == 1
-            and all(sample == _ALPHA for sample in page.extrasamples)
-            and page.tags.valueof("Orientation", default=_UPRIGHT) == _UPRIGHT
-            and page.compression in _LOSSLESS
-            and page.compression in tifffile.TIFF.DECOMPRESSORS
-            and page.predictor in tifffile.TIFF.UNPREDICTORS
-            and page.imagelength * page.imagewidth <= _LARGEST_WINDOWED_PX
-        )
-        windows = TiffWindows(path, page, channels) if plain else None
+            page = file.pages.first
+            sides = (page.imagelength, page.imagewidth, *page.chunks)
+            plain = (
+                len(file.pages) == 1
+                and page.photometric in _PHOTOMETRICS
+                and page.dtype == np.uint8
+                and page.bitspersample == 8
+                and page.planarconfig == _CONTIGUOUS
+                and page.imagedepth == 1
+                and all(sample == _ALPHA for sample in page.extrasamples)
+                and page.tags.valueof("Orientation", default=_UPRIGHT) == _UPRIGHT
+                and page.compression in _LOSSLESS
+                and page.compression in tifffile.TIFF.DECOMPRESSORS
+                and page.predictor in tifffile.TIFF.UNPREDICTORS
+                and all(isinstance(side, int) and side > 0 for side in sides)
+                and page.imagelength * page.imagewidth <= _LARGEST_WINDOWED_PX
+            )
+            windows = TiffWindows(path, page, channels)
+            return windows if plain and windows.band_px <= LARGEST_PX else None
     except Exception:  # `read_image` explains what is wrong
         return None
-    return windows if windows and windows.band_px <= LARGEST_PX else None
+    finally:
+        log.disabled = False

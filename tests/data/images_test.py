@@ -175,6 +175,13 @@ def test_an_absurd_size_in_a_header_is_refused_before_it_is_decoded(tmp_path, si
         read_image(path)
 
 
+def test_a_side_that_png_cannot_have_is_refused_for_a_data_set(tmp_path, monkeypatch):
+    path = save(tmp_path, "x.tif", Image.fromarray(RGB))
+    monkeypatch.setattr(images, "LARGEST_RECORD_SIDE", 7)
+    with pytest.raises(ImageTooLargeError, match=r"x\.tif: a side has 8 pixels"):
+        read_encoded_image(path)
+
+
 @pytest.mark.filterwarnings("error")
 def test_large_images_are_read_without_a_warning(tmp_path, monkeypatch):
     path = save(tmp_path, "x.png", Image.fromarray(RGB))

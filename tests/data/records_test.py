@@ -195,6 +195,25 @@ def test_damaged_files_are_named_with_the_cure(folder, damage):
     assert len(list(folder.source())) == 2
 
 
+def test_the_files_of_a_split_are_read_in_their_order(folder):
+    folder.fill(2)
+    folder.fill(3, split="val")
+    source = folder.source("val")
+    names = [record["name"] for record in [*folder.source(), *source]]
+    sizes = json.loads((source.directory / "jaxseg.json").read_text())["sizes"]
+    edit(
+        source.directory / "jaxseg.json",
+        lambda meta: meta.update(sizes={"val": sizes["train"] + sizes["val"]}),
+    )
+    for split, old, new in (
+        ("val", "0-of-00001", "1-of-00002"),
+        ("train", "0-of-00001", "0-of-00002"),
+    ):
+        path = source.directory / f"folder-{split}.array_record-0000{old}"
+        path.rename(source.directory / f"folder-val.array_record-0000{new}")
+    assert [record["name"] for record in folder.source("val")] == names
+
+
 def test_a_damaged_record_is_named_and_the_others_are_read(folder):
     masks = folder.fill(3)
     source = folder.source()

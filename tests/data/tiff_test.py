@@ -107,3 +107,15 @@ def test_an_absurd_size_is_left_to_the_strict_reader(tmp_path, kind, side):
         for name in (f"{kind}Length", f"{kind}Width"):
             file.pages.first.tags[name].overwrite(side, dtype="I")
     assert open_windows(path, 3) is None
+
+
+@pytest.mark.parametrize("name", ["TileLength", "TileWidth", "ImageWidth"])
+@pytest.mark.parametrize("value", [0, (16, 16), 16.5])
+def test_sides_that_are_none_are_left_to_it_in_silence(tmp_path, capfd, name, value):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, IMAGE, tile=(16, 16), compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        kind = "f" if isinstance(value, float) else "H"
+        file.pages.first.tags[name].overwrite(value, dtype=kind)
+    assert open_windows(path, 3) is None
+    assert capfd.readouterr().err == ""
