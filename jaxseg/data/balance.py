@@ -1,7 +1,6 @@
 """Class balance: class frequencies, and class weights that compensate for them."""
 
 import json
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from jaxseg.data.images import IGNORE
-from jaxseg.data.records import DamagedRecordError
+from jaxseg.data.records import DamagedRecordError, checksum
 from jaxseg.data.source import Source
 from jaxseg.data.trust import protect
 from jaxseg.utils.files import atomic_path, read_file
@@ -91,7 +90,7 @@ def _read_counts(path: Path, source: Source) -> np.ndarray | None:
             return None
         counts = np.array([cached["pixels"], cached["present_pixels"]])
         shape = (2, source.info.num_classes)
-        if counts.shape != shape or cached["checksum"] != _checksum(counts):
+        if counts.shape != shape or cached["checksum"] != checksum(counts.tolist()):
             raise ValueError("wrong checksum")
     except FileNotFoundError:
         return None
@@ -105,14 +104,12 @@ def _read_counts(path: Path, source: Source) -> np.ndarray | None:
 
 def _write_counts(path: Path, counts: np.ndarray) -> None:
     names = ("pixels", "present_pixels")
-    content = dict(zip(names, counts.tolist())) | {"checksum": _checksum(counts)}
+    content = dict(zip(names, counts.tolist())) | {
+        "checksum": checksum(counts.tolist())
+    }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content))
         protect(temporary)
-
-
-def _checksum(counts: np.ndarray) -> int:
-    return zlib.crc32(json.dumps(counts.tolist()).encode())
 
 
 def median_frequency(pixels: np.ndarray, present_pixels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxseg.data.datasets import SegmentationBuilder
-from jaxseg.data.records import META_FILE, Records
+from jaxseg.data.records import META_FILE, Records, checksum
 from jaxseg.data.trust import check_trusted, explain_denied, protect
 from jaxseg.utils import registry
 from jaxseg.utils.files import (
@@ -176,7 +176,8 @@ def _build(builder: SegmentationBuilder) -> Path:
         "channels": builder.channels,
         "sizes": splits,
     }
-    write_atomically(written / META_FILE, json.dumps(meta))
+    content = json.dumps(meta | {"checksum": checksum(meta)})
+    write_atomically(written / META_FILE, content)
     for path in (written, *written.iterdir()):
         protect(path)
     return written

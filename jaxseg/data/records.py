@@ -7,6 +7,7 @@ TFDS's own descriptions are not read.
 import json
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,9 @@ def read_info(directory: Path) -> tuple[DatasetInfo, Sizes]:
     try:
         with explain_denied(directory):
             meta = json.loads(read_file(directory / META_FILE))
+        # Data that jaxseg 0.1 prepared have no checksum.
+        if "checksum" in meta and meta.pop("checksum") != checksum(meta):
+            raise ValueError("wrong checksum")
         info = DatasetInfo(
             name=meta["name"],
             class_names=tuple(meta["class_names"]),
@@ -102,6 +106,11 @@ def read_info(directory: Path) -> tuple[DatasetInfo, Sizes]:
         reason = getattr(error, "strerror", None) or error
         raise DamagedDataError(directory, f"{META_FILE}: {reason}") from error
     return info, sizes
+
+
+def checksum(content: Any) -> int:
+    """A checksum of JSON values, against damage."""
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def _checks(info: DatasetInfo, sizes: Sizes) -> dict[str, bool]:

@@ -15,7 +15,9 @@ from tests.data.conftest import damage_record
 
 
 def edit(path, change):
+    """Changes a JSON file; without its checksum, as written by an earlier version."""
     content = json.loads(path.read_text())
+    content.pop("checksum", None)
     change(content)
     path.write_text(json.dumps(content))
 
@@ -161,6 +163,19 @@ def test_a_description_that_is_none_is_named_with_the_cure(folder, content):
         path.write_bytes(content)
     with pytest.raises(DamagedDataError, match=r"\(jaxseg\.json: .*delete this folder"):
         folder.source()
+
+
+def test_a_changed_letter_of_the_description_is_noticed(folder):
+    folder.fill(2)
+    path = folder.source().directory / "jaxseg.json"
+    text = path.read_text()
+    for old, new in (("class_1", "class_0"), ("[8, 10]", "[9, 10]")):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(DamagedDataError, match="wrong checksum"):
+            folder.source()
+    path.write_text(text)
+    edit(path, lambda meta: meta)
+    assert len(list(folder.source())) == 2
 
 
 def cut(path):
