@@ -37,6 +37,7 @@ from jaxseg.training.config import (
     find_normalization,
     flatten_config,
     model_kwargs,
+    source_kwargs,
     split_stages,
     training_image_size,
 )
@@ -134,7 +135,7 @@ class _Run:
         dataset = dataset_kwargs(config)
         with config_section("data"):
             self.train_source, self.val_source = (
-                data.create_source(split=split, **dataset)
+                data.create_source(split=split, **source_kwargs(config))
                 for split in (config.data.train_split, config.data.val_split)
             )
         distributed.check_same(

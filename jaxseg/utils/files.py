@@ -47,9 +47,7 @@ def read_file(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> bytes:
             the limit; names the file.
         OSError: if it cannot be read.
     """
-    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
-    with open(descriptor, "rb") as file:
+    with open(path, "rb", opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path}: not a regular file; replace or remove it")
@@ -61,6 +59,11 @@ def read_file(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> bytes:
                 "use a smaller file"
             )
         return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a file; without O_NONBLOCK, a named pipe would wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | _BINARY)
 
 
 @contextmanager
