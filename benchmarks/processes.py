@@ -1,6 +1,6 @@
 """Trains over two processes, kills one, and goes on over other processes and devices.
 
-    python benchmarks/processes.py
+    python -m benchmarks.processes
 
 On this machine, with fake CPU devices. A small SegNet is trained on drawn shapes five
 times: in one process of four devices, in two of two, and in two of two of which one is
@@ -23,10 +23,11 @@ import textwrap
 import time
 from pathlib import Path
 
-import hardware
 import jax
 import numpy as np
-from kill_resume import last_state, losses
+
+from benchmarks import hardware
+from benchmarks.kill_resume import last_state, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, SAVE_EVERY, KILL_AFTER = 12, 4, 6

@@ -21,7 +21,7 @@ args = parser.parse_args()
 network = export.deserialize(bytearray(args.network.read_bytes()))
 about = json.loads(args.network.with_suffix(".json").read_text())
 
-with Image.open(args.image) as picture:
+with Image.open(args.image, formats=["PNG", "JPEG", "WEBP", "TIFF"]) as picture:
     mode = "L" if about["input"]["shape"][3] == 1 else "RGB"
     image = np.asarray(ImageOps.exif_transpose(picture).convert(mode))
 image = image.reshape(1, *image.shape[:2], -1)  # [1, H, W, C]

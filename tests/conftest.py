@@ -1,8 +1,10 @@
 """Four fake CPU devices, quick compilation, and PyTorch's models as references."""
 
 import os
+import subprocess
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 # Most of the tests' time goes into compilation. XLA's older emitters of fused loops
 # need half of it, and a cache spares what was compiled before. Variables, so that the
@@ -31,6 +33,24 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def mount_disk(tmp_path):
+    """Mounts a file system of a few bytes in `tmp_path`; remounts it with options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: int | None = None, *options: str) -> Path:
+        given = [*options, *([] if size is None else [f"size={size}"])]
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(given), "tmpfs", str(folder)]
+        if os.name == "nt" or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("cannot mount a file system")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

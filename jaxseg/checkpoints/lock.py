@@ -14,7 +14,13 @@ from typing import Any
 import jax
 
 from jaxseg.parallel.distributed import any_process
-from jaxseg.utils.files import FileLockedError, file_lock, read_file, write_atomically
+from jaxseg.utils.files import (
+    FileLockedError,
+    file_lock,
+    read_file,
+    remove_leftovers,
+    write_atomically,
+)
 
 LOCK = ".lock"
 """File whose lock the run holds; the system releases it when the process ends."""
@@ -68,13 +74,16 @@ def _held(workdir: Path) -> Iterator[None]:
             raise _in_use(workdir) from error
         if lock is None and _may_run(_read(holder)):
             raise _in_use(workdir, f" If that run has ended, delete {holder}.")
+        for folder in (workdir, workdir / "overlays"):
+            remove_leftovers(folder)
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         ours = {"host": platform.node(), "pid": os.getpid(), "started": now}
         write_atomically(holder, json.dumps(ours))
-        yield
-        # Only after a regular end, also by an error of the run: on disks without locks
-        # the file is what keeps others out.
-        holder.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            # A killed process leaves it. It keeps others out on disks without locks.
+            holder.unlink(missing_ok=True)
 
 
 def _check_plain(workdir: Path) -> None:

@@ -296,12 +296,19 @@ class CheckpointManager:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        """Waits until all checkpoints are written, and closes."""
-        try:
-            with limited_wait(error):
-                self.wait()
+        """Waits until all checkpoints are written, and closes.
+
+        Raises:
+            CheckpointWriteError: if one cannot be written. Threads of Orbax may still
+                be about to log that, and are kept from it.
+        """
+        with limited_wait(error), self._written():
+            try:
+                self._manager.wait_until_finished()
+                self._empty_deleted()
+            finally:
                 self._manager.close()
-        finally:
+        if not isinstance(error, CheckpointWriteError):
             absl_logging.get_absl_logger().removeFilter(_is_not_of_orbax)
 
     @contextmanager
@@ -310,6 +317,7 @@ class CheckpointManager:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            _silence_asyncio()
             if jax.process_index() == 0:
                 for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                     shutil.rmtree(path, ignore_errors=True)
@@ -329,7 +337,9 @@ class CheckpointManager:
         and others may have been made by hand.
         """
         if jax.process_index() == 0 and self.directory.is_dir():
-            for old in self.directory.glob(f"*{_REPLACED}"):
+            for old in self.directory.glob(f"[0-9]*{_REPLACED}"):
+                if not old.stem.isdecimal():
+                    continue
                 if int(old.stem) in complete_steps(self.directory):
                     shutil.rmtree(old)
                 else:
@@ -479,10 +489,16 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def corrupt(path: Path, cause: Exception | None = None) -> CorruptCheckpointError:
     """The error for a checkpoint that Orbax cannot read, with Orbax's message."""
-    # Orbax reads arrays concurrently and raises the first error; asyncio would log a
-    # traceback for each of the others.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    _silence_asyncio()
     reason = "" if cause is None else f" ({str(cause).partition(chr(10))[0][:200]})"
     return CorruptCheckpointError(
         f"The checkpoint {path} cannot be read; it is damaged.{reason}"
     )
+
+
+def _silence_asyncio() -> None:
+    """Orbax handles arrays concurrently and raises the first error.
+
+    asyncio would log a traceback for each of the others.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

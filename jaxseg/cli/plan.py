@@ -160,7 +160,7 @@ def _images(
 ) -> tuple[int, tuple[int, int, int]]:
     """Number of classes and (H, W, C) of training images, as in a run."""
     from jaxseg import data
-    from jaxseg.training.config import dataset_kwargs, training_image_size
+    from jaxseg.training.config import source_kwargs, training_image_size
 
     fixed = training_image_size(config)
     if fixed and size and fixed != size:
@@ -174,7 +174,7 @@ def _images(
         return classes, (height, width, 3)
     try:
         source = data.create_source(
-            split=config.data.train_split, **dataset_kwargs(config)
+            split=config.data.train_split, **source_kwargs(config)
         )
     except (ValueError, OSError) as error:
         raise ValueError(

@@ -54,7 +54,7 @@ def run(args: Namespace) -> int:
     """Runs `jaxseg predict`; returns the exit status."""
     import jax
 
-    from jaxseg.data.images import expect_large_images
+    from jaxseg.data.images import ImageTooLargeError, expect_large_images
     from jaxseg.inference.files import find_input_files, predict_file
 
     files = find_input_files(args.paths, args.output, args.uncertainty)
@@ -72,7 +72,9 @@ def run(args: Namespace) -> int:
             predict_file(predictor, file)
         except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             failed += 1
-            complain(error, about=file.image)
+            small = isinstance(error, ImageTooLargeError) and scoring.tiling is None
+            advice = " To predict it in tiles, use --tile HxW." if small else ""
+            complain(error, about=file.image, advice=advice)
         else:
             seconds = time.monotonic() - began
             print(f"{file.image} -> {file.index} ({seconds:.2f} s)", flush=True)

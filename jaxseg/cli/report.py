@@ -154,7 +154,9 @@ def _examples(
     miou = images.miou()
     for kind, number in choose_examples(images):
         record = source[int(images.index[number])]
-        with Image.open(predictions / f"{record['name']}.png") as picture:
+        with Image.open(
+            predictions / f"{record['name']}.png", formats=["PNG"]
+        ) as picture:
             prediction = np.asarray(picture)
         yield Example(
             kind,

@@ -105,7 +105,7 @@ def run(args: Namespace) -> int:
     except Interrupted as stop:
         print(stop, flush=True)
         return 128 + stop.signum
-    except (ValueError, OSError, NonFiniteLossError) as error:
+    except (ValueError, OSError, MemoryError, NonFiniteLossError) as error:
         if args.debug:
             raise
         complain(error)

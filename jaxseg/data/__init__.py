@@ -4,7 +4,8 @@ from jaxseg.data import balance, datasets, transforms
 from jaxseg.data.balance import pixel_counts
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import EvalBatches, TrainBatches, eval_batches, train_batches
-from jaxseg.data.source import DatasetInfo, Source, create_source
+from jaxseg.data.records import DatasetInfo
+from jaxseg.data.source import Source, create_source
 
 __all__ = [
     "DatasetInfo",

@@ -4,6 +4,9 @@ Every file is read as a viewer shows it: a rotation in its EXIF data is applied,
 alpha channel is dropped, CMYK is converted without a color profile. Files that are
 ambiguous (16-bit images, channels of unknown meaning, several pages or frames) raise an
 error that names the cure.
+
+The content of a file, not its name, decides how it is decoded. Only the formats below are
+decoded, since Pillow has decoders for many others, some of which start programs.
 """
 
 import io
@@ -14,6 +17,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from jaxseg.utils.files import read_file
 
 if TYPE_CHECKING:
     from jaxseg.data.tiff import TiffWindows
@@ -21,16 +28,36 @@ if TYPE_CHECKING:
 IGNORE = 255  # the label of void pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
-LARGEST_PX = 2**30
-"""Pixels of the largest image that can be read after `expect_large_images`. Decoding
-needs 10 bytes per pixel."""
+LARGEST_WHOLE_PX = 2**26
+"""Pixels of the largest image that `read_image` reads by default. A network that scores
+it whole needs many times the 10 bytes per pixel of decoding."""
 
+LARGEST_RECORD_PX = 178_956_970
+"""Pixels of the largest image or mask of a data set: Pillow's own limit."""
+
+LARGEST_RECORD_SIDE = 1_000_000
+"""Longest side of an image of a data set: the limit of libpng."""
+
+LARGEST_PX = 2**30
+"""Pixels of the largest image that can be read after `expect_large_images`."""
+
+LARGEST_FILE = 2**31
+"""Bytes of the largest image file that is read whole."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # JPEG includes MPO, which many phones write
+_expected_px = 0  # the limit of `expect_large_images`, once it was called
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
 _UNSPECIFIED = 0  # an extra sample that is not alpha
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_SMALLER = "cut it into smaller images"
 _PIL_MODE = {1: "L", 3: "RGB"}
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+
+
+class ImageTooLargeError(ValueError):
+    """An image with more pixels than are read at once; the message names it."""
 
 
 def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
@@ -44,20 +71,24 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         uint8 [H, W, channels].
 
     Raises:
+        ImageTooLargeError: if the image has more than `LARGEST_WHOLE_PX` pixels; see
+            `expect_large_images`.
         ValueError: if the file is empty, truncated or not an image, has more than 8
-            bits per channel, channels of unknown meaning or several pages, or is too
-            large (see `expect_large_images`); names the file.
+            bits per channel, channels of unknown meaning or several pages; names the
+            file.
     """
-    image, data = _open(Path(path))
+    image, data, _ = _open(Path(path), LARGEST_WHOLE_PX)
     return _to_array(_eight_bit(image, data, path), _PIL_MODE[channels])
 
 
 def expect_large_images() -> None:
-    """Raises the limit on the size of images to `LARGEST_PX`, for the whole process.
+    """Raises the limits on the size of images to `LARGEST_PX`, for the whole process.
 
-    By default PIL's limit applies, 179 million pixels. It protects against small files
-    that decompress to more than fits into memory.
+    The lower limits protect against small files that decompress to more than fits into
+    memory.
     """
+    global _expected_px
+    _expected_px = LARGEST_PX
     # PIL raises an error above twice this value, and warns above the value.
     Image.MAX_IMAGE_PIXELS = LARGEST_PX // 2
 
@@ -87,12 +118,17 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
         The encoded image and its (height, width).
 
     Raises:
-        ValueError: see `read_image`.
+        ValueError: see `read_image`; the limits are `LARGEST_RECORD_PX` and
+            `LARGEST_RECORD_SIDE`.
     """
-    image, data = _open(Path(path))
+    image, data, upright = _open(Path(path), LARGEST_RECORD_PX)
+    if max(image.size) > LARGEST_RECORD_SIDE:
+        raise ImageTooLargeError(
+            f"{path}: a side has {max(image.size):,} pixels; the limit is "
+            f"{LARGEST_RECORD_SIDE:,}; {_SMALLER}"
+        )
     # Many phones write MPO: a JPEG followed by a second image.
     plain = image.format in ("PNG", "JPEG", "MPO") and image.mode in ("L", "RGB")
-    upright = image.getexif().get(_ORIENTATION, 1) == 1
     image = _eight_bit(image, data, path)
     if not (plain and upright):
         gray = image.mode in ("1", "L", "LA")
@@ -116,7 +152,7 @@ def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
         ValueError: if the file cannot be decoded, is a JPEG, or contains floats.
     """
     path = Path(path)
-    image, _ = _open(path)
+    image, _, _ = _open(path, LARGEST_RECORD_PX)
     if image.format in ("JPEG", "MPO"):
         raise ValueError(
             f"{path}: JPEG does not preserve the labels of a mask; save masks as PNG"
@@ -125,7 +161,6 @@ def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
         raise ValueError(
             f"{path}: the mask contains floating-point numbers; save it as 8-bit PNG"
         )
-    image = ImageOps.exif_transpose(image)
     if colors or image.mode not in _INDEX_MODES:
         return np.asarray(image.convert("RGB"))
     return np.asarray(image).astype(np.int64)
@@ -140,42 +175,65 @@ def encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def decode_image(data: bytes, channels: int = 3) -> np.ndarray:
-    """Decodes PNG or JPEG bytes to uint8 [H, W, channels], RGB for three channels."""
+def decode_image(
+    data: bytes, channels: int = 3, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Decodes PNG or JPEG bytes to uint8 [H, W, channels], RGB for three channels.
+
+    Args:
+        data: the bytes.
+        channels: 1 or 3.
+        size: the expected (height, width); None for any.
+
+    Raises:
+        ValueError: if the bytes are damaged, or the image has another size.
+    """
     if channels == 1:
         flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-        return _decode(data, flags)[..., None]
-    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return _decode(data, flags, size)[..., None]
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decode(data, flags, size)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def decode_label(data: bytes) -> np.ndarray:
-    """Decodes the PNG bytes of a label map to uint8 [H, W]."""
-    return _decode(data, cv2.IMREAD_GRAYSCALE)
+def decode_label(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes the PNG bytes of a label map to uint8 [H, W]; see `decode_image`."""
+    return _decode(data, cv2.IMREAD_GRAYSCALE, size)
 
 
-def _decode(data: bytes, flags: int) -> np.ndarray:
+def _decode(data: bytes, flags: int, size: tuple[int, int] | None) -> np.ndarray:
+    # OpenCV too has decoders of many formats, and allocates what a header asks for.
+    readers = {_PNG: PngImageFile, _JPEG: JpegImageFile}
+    reader = next((r for start, r in readers.items() if data.startswith(start)), None)
+    if reader is None:
+        raise ValueError("an image is neither PNG nor JPEG")
+    if size is not None and (found := reader(io.BytesIO(data)).size[::-1]) != size:
+        raise ValueError(f"an image has the size {found} instead of {size}")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise ValueError("the stored image is damaged; prepare the data set again")
+        raise ValueError("an image cannot be decoded")
     return image
 
 
-def _open(path: Path) -> tuple[Image.Image, bytes]:
-    data = path.read_bytes()
+def _open(path: Path, largest_px: int) -> tuple[Image.Image, bytes, bool]:
+    """Reads and decodes a file: the upright image, the bytes, whether they are upright."""
+    data = read_file(path, LARGEST_FILE)
     if not data:
         raise ValueError(f"{path}: the file is empty; replace or remove it")
     try:
         with warnings.catch_warnings():
             # Whatever matters is an error, handled below.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_size(path, image.size, max(largest_px, _expected_px))
             image.load()
+            frames = getattr(image, "n_frames", 1)
+            upright = image.getexif().get(_ORIENTATION, 1) == 1
+            ImageOps.exif_transpose(image, in_place=True)
+    except (MemoryError, ImageTooLargeError):
+        raise
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path}: the image is too large ({error}); cut it into smaller images, or "
-            f"predict it in tiles, which allows {LARGEST_PX // 10**6} million pixels"
-        ) from error
+        raise ImageTooLargeError(f"{path}: too large ({error}); {_SMALLER}") from error
     except UnidentifiedImageError as error:
         if data.startswith(_TIFF):
             raise ValueError(
@@ -183,22 +241,32 @@ def _open(path: Path) -> tuple[Image.Image, bytes]:
                 "with floats; save its red, green and blue channels as 8-bit PNG or "
                 "TIFF"
             ) from error
-        raise ValueError(f"{path}: not an image; replace or remove it") from error
+        raise ValueError(
+            f"{path}: not a PNG, JPEG, WebP or TIFF image; convert, replace or remove it"
+        ) from error
     except Exception as error:  # decoders raise anything on broken bytes
         raise ValueError(
             f"{path}: truncated or damaged ({error}); replace or remove it"
         ) from error
     # The second image of an MPO is a smaller copy of the first.
-    frames = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:
         raise ValueError(
             f"{path}: contains {frames} pages or frames; save each to its own file"
         )
-    return image, data
+    return image, data, upright
+
+
+def _check_size(path: Path, size: tuple[int, int], largest_px: int) -> None:
+    width, height = size
+    if width * height > largest_px:
+        raise ImageTooLargeError(
+            f"{path}: too large ({height}x{width}, height x width, are "
+            f"{width * height:,} pixels; the limit is {largest_px:,}); {_SMALLER}"
+        )
 
 
 def _eight_bit(image: Image.Image, data: bytes, path: str | Path) -> Image.Image:
-    """The image, upright; an error unless all channels have 8 bits and are known."""
+    """The image; an error unless all channels have 8 bits and are known."""
     tiff = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     bits = max(tiff.get(_BITS_PER_SAMPLE, (8,)))
     if image.format == "PNG":
@@ -213,7 +281,6 @@ def _eight_bit(image: Image.Image, data: bytes, path: str | Path) -> Image.Image
             f"{path}: has additional channels of unspecified meaning besides "
             f"{image.mode}; save the channels for the network to a separate file"
         )
-    ImageOps.exif_transpose(image, in_place=True)
     return image
 
 

@@ -3,19 +3,23 @@
 Training sample k is a pure function of (seed, k), and a batch is the next `batch_size`
 samples. Neither the number of threads or processes nor what was read before changes them:
 of n processes, process p reads the p-th of n equal shards of each batch. So the position
-in the data is one integer.
+in the data is one integer. With `source.on_error` "skip" a damaged record is replaced by
+the next one that can be read, which depends on nothing else either.
 """
 
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import grain
 import numpy as np
+from absl import logging
 
 from jaxseg.data import transforms
 from jaxseg.data.images import IGNORE
+from jaxseg.data.records import DamagedDataError, DamagedRecordError
 from jaxseg.data.source import Source
 from jaxseg.utils.names import suggest_name
 from jaxseg.utils.rounding import round_up
@@ -59,7 +63,8 @@ def train_batches(
     Raises:
         ValueError: if the batch size is not divisible by the number of processes, an
             argument of `augment` is unknown or out of range, or the images would have
-            several sizes.
+            several sizes. Iteration raises a DamagedRecordError if a record cannot be
+            read, or none with `source.on_error` "skip".
     """
     local_size = _local_size(batch_size, process_index, process_count)
     augment = dict(augment or {})
@@ -67,19 +72,20 @@ def train_batches(
     if augment.get("crop_px") is None and image_size is None:
         _check_uniform(source)
 
-    def prepare(position: int, record: dict) -> dict:
+    def prepare(position: int, index: int) -> dict:
+        record, replaced = _readable(source, index)
         image, label = record["image"], record["label"]
         if image_size is not None:
             image = transforms.resize_image(image, image_size)
             label = transforms.resize_label(label, image_size)
         rng = np.random.default_rng([seed, position])
         image, label = transforms.augment(rng, image, label, **augment)
-        return {"image": image, "label": label}
+        return {"image": image, "label": label, "skipped": replaced}
 
     # Samples are numbered before they are divided among processes, so that neither the
     # order nor the augmentation depends on the number of processes.
     samples = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.range(len(source))
         .seed(seed)
         .shuffle()
         .repeat()
@@ -100,6 +106,10 @@ class TrainBatches:
         batches_from: from the number of a sample to the batches that begin with it.
         batch_size: global batch size.
         num_threads: number of threads that prefetch batches.
+
+    Attributes:
+        skipped: number of samples in the batches so far, of this process, that replace
+            a damaged record.
     """
 
     def __init__(
@@ -111,6 +121,7 @@ class TrainBatches:
         self._batches_from = batches_from
         self._batch_size = batch_size
         self._num_threads = num_threads
+        self.skipped = 0
         self.restore({"next_sample": 0})
 
     def __iter__(self) -> "TrainBatches":
@@ -119,6 +130,7 @@ class TrainBatches:
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._iterator)
         self._next_sample += self._batch_size
+        self.skipped += int(batch.pop("skipped").sum())
         return batch
 
     def state(self) -> dict[str, int]:
@@ -153,7 +165,8 @@ def eval_batches(
     images by repeating the last row and column, labels with void. With `image_size` all
     images are resized, but labels keep their own size, at which metrics are computed.
     Incomplete batches are filled with void records, so every process gets the same
-    number of batches, and all of them are full.
+    number of batches, and all of them are full. With `source.on_error` "skip" a void
+    record takes the place of a damaged one.
 
     Args:
         source: the records.
@@ -175,6 +188,7 @@ def eval_batches(
 
     Raises:
         ValueError: if the batch size is not divisible by the number of processes.
+            Iteration raises a DamagedRecordError if a record cannot be read.
     """
     local_size = _local_size(batch_size, process_index, process_count)
     own = slice(process_index * local_size, (process_index + 1) * local_size)
@@ -184,7 +198,9 @@ def eval_batches(
         samples = [
             _eval_sample(source, i, bucket, image_size, originals) for i in indices[own]
         ]
-        return {key: np.stack([s[key] for s in samples]) for key in samples[0]}
+        stacked = {key: np.stack([s[key] for s in samples]) for key in samples[0]}
+        skipped = np.array(indices[own]) != stacked["index"]
+        return stacked | {"skipped": skipped}
 
     plan = _plan(source.sizes, batch_size)
     return EvalBatches(grain.MapDataset.source(plan).map(load), num_threads)
@@ -196,17 +212,49 @@ class EvalBatches:
     Args:
         batches: the batches, by number.
         num_threads: number of threads that prefetch batches.
+
+    Attributes:
+        skipped: number of damaged records so far in the latest iteration, of this
+            process. They are void, with index -1.
     """
 
     def __init__(self, batches: grain.MapDataset, num_threads: int):
         self._batches = batches
         self._num_threads = num_threads
+        self.skipped = 0
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return _read_ahead(self._batches, self._num_threads)
+        self.skipped = 0
+        for batch in _read_ahead(self._batches, self._num_threads):
+            self.skipped += int(batch.pop("skipped").sum())
+            yield batch
+        if self.skipped:
+            logging.warning("Damaged records, not evaluated: %d", self.skipped)
+
+
+def _readable(source: Source, index: int) -> tuple[dict[str, Any], int]:
+    """A record, or the next that can be read if it is damaged; 1 if so, else 0."""
+    for offset in range(len(source)):
+        record = _read(source, (index + offset) % len(source))
+        if record is not None:
+            return record, int(offset > 0)
+    raise DamagedDataError(
+        source.directory, f"no record of split {source.split!r} can be read"
+    )
+
+
+def _read(source: Source, index: int) -> dict[str, Any] | None:
+    """A record; None if it is damaged, and damaged records are to be skipped."""
+    try:
+        return source[index]
+    except DamagedRecordError as error:
+        if source.on_error == "raise":
+            raise
+        logging.warning("Skipped: %s", error)
+        return None
 
 
 def _eval_sample(
@@ -217,11 +265,12 @@ def _eval_sample(
     originals: bool,
 ) -> dict:
     """A record, or a void one for index -1, with its label padded to `bucket`."""
-    if index < 0:
+    record = None if index < 0 else _read(source, index)
+    if record is None:
+        index = -1
         original = np.zeros((*bucket, source.info.channels), np.uint8)
         label, size, image = np.full(bucket, IGNORE, np.uint8), bucket, original
     else:
-        record = source[index]
         image, size = record["image"], record["label"].shape
         original, label = transforms.crop(image, record["label"], (0, 0), bucket)
     sample = {

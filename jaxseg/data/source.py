@@ -1,37 +1,23 @@
 """A prepared data set as a random-access source of decoded records."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxseg.data.images import decode_image, decode_label
-from jaxseg.data.prepare import META_FILE, open_records, prepare
+from jaxseg.data.prepare import prepare
+from jaxseg.data.records import (
+    DamagedDataError,
+    DamagedRecordError,
+    Records,
+    read_info,
+)
 from jaxseg.utils.files import PREPARED_DIR
 
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Description of a data set.
-
-    Attributes:
-        name: of the data set.
-        class_names: name of each class, by class index.
-        palette: RGB tuple in 0..255 of each class, by class index.
-        channels: of the images, 1 or 3.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    channels: int
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, without void."""
-        return len(self.class_names)
+ON_ERROR = ("raise", "skip")
 
 
 class Source:
@@ -43,59 +29,91 @@ class Source:
     Args:
         directory: of the prepared data.
         split: name of the split.
+        on_error: "raise" or "skip": what `train_batches`, `eval_batches` and
+            `pixel_counts` do with a damaged record.
 
     Attributes:
         directory: of the prepared data.
         split: name of the split.
+        on_error: see above.
         info: description of the data set.
         splits: names of all splits.
         sizes: (height, width) of every record, known without decoding.
 
     Raises:
         ValueError: if there is no such split; names the existing ones.
+        DamagedDataError: if the data cannot be read; names the folder. Indexing raises
+            a DamagedRecordError, which names the record.
+        PermissionError: if the data may not be read.
     """
 
-    def __init__(self, directory: str | Path, split: str):
+    def __init__(self, directory: str | Path, split: str, on_error: str = "raise"):
+        if on_error not in ON_ERROR:
+            raise ValueError(
+                f"on_error is {on_error!r}; it must be {' or '.join(ON_ERROR)}"
+            )
         self.directory = Path(directory)
         self.split = split
-        meta = json.loads((self.directory / META_FILE).read_text())
-        self.info = DatasetInfo(
-            name=meta["name"],
-            class_names=tuple(meta["class_names"]),
-            palette=tuple(tuple(color) for color in meta["palette"]),
-            channels=meta["channels"],
-        )
-        self.splits = tuple(meta["sizes"])
+        self.on_error = on_error
+        self.info, sizes = read_info(self.directory)
+        self.splits = tuple(sizes)
         if split not in self.splits:
             raise ValueError(
                 f"data set {self.info.name!r} has no split {split!r}; it has "
                 f"{', '.join(self.splits)}"
             )
-        self.sizes = [tuple(size) for size in meta["sizes"][split]]
-        self._records = open_records(self.directory, split)
+        self.sizes = sizes[split]
+        self._records = Records(self.directory, self.info.name, split)
+        if len(self._records) != len(self.sizes):
+            raise DamagedDataError(
+                self.directory,
+                f"{len(self._records)} records in split {split!r} instead of "
+                f"{len(self.sizes)}",
+            )
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         # The range handles negative indices and raises an IndexError beyond the end.
-        record = self._records[range(len(self))[index]]
-        return {
-            "image": decode_image(record["image"], self.info.channels),
-            "label": decode_label(record["label"]),
-            "name": record["name"].decode(),
-        }
+        index = range(len(self))[index]
+        with self._record(index) as record:
+            return {
+                "image": decode_image(
+                    record["image"], self.info.channels, self.sizes[index]
+                ),
+                "label": decode_label(record["label"], self.sizes[index]),
+                "name": record["name"].decode(),
+            }
 
     def label(self, index: int) -> np.ndarray:
         """The label map of a record, uint8 [H, W], without decoding its image."""
-        return decode_label(self._records[index]["label"])
+        with self._record(index) as record:
+            return decode_label(record["label"], self.sizes[index])
 
     def name(self, index: int) -> str:
         """The name of a record, without decoding anything."""
-        return self._records[index]["name"].decode()
+        with self._record(index) as record:
+            return record["name"].decode()
+
+    @contextmanager
+    def _record(self, index: int) -> Iterator[dict[str, bytes]]:
+        """A record as stored; errors of reading and decoding it name the record."""
+        name = ""
+        try:
+            record = self._records[index]
+            name = f" {record['name'].decode()!r}"
+            yield record
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise anything on broken bytes
+            raise DamagedRecordError(
+                self.directory,
+                f"record {index}{name} of split {self.split!r}: {error}",
+            ) from error
 
     def __reduce__(self):
-        return Source, (self.directory, self.split)
+        return Source, (self.directory, self.split, self.on_error)
 
     def __repr__(self) -> str:
         return f"Source({str(self.directory)!r}, {self.split!r}), {len(self)} records"
@@ -107,6 +125,8 @@ def create_source(
     *,
     root: str = "",
     prepared_dir: str = PREPARED_DIR,
+    trust_prepared: bool = False,
+    on_error: str = "raise",
     **options: Any,
 ) -> Source:
     """Opens a split of a data set, and prepares the data set first if necessary.
@@ -116,6 +136,9 @@ def create_source(
         split: name of the split, such as "train".
         root: folder of the original data; empty for `shapes`.
         prepared_dir: folder of prepared data.
+        trust_prepared: whether to use prepared data that another user could have
+            written.
+        on_error: see `Source`.
         **options: further arguments of the dataset builder.
 
     Returns:
@@ -123,7 +146,13 @@ def create_source(
 
     Raises:
         ValueError: see `prepare` and `Source`.
+        OSError: see `prepare` and `Source`.
     """
-    return Source(
-        prepare(dataset, root=root, prepared_dir=prepared_dir, **options), split
+    directory = prepare(
+        dataset,
+        root=root,
+        prepared_dir=prepared_dir,
+        trust_prepared=trust_prepared,
+        **options,
     )
+    return Source(directory, split, on_error)

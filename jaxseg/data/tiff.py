@@ -1,15 +1,19 @@
 """Reading TIFF files by windows, for images that do not fit into memory."""
 
+import logging
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from jaxseg.data.images import LARGEST_PX
 from jaxseg.utils.rounding import divide_up
 
 ROWS = 256
 """Number of rows read at a time from an uncompressed file with contiguous rows."""
+
+_LARGEST_WINDOWED_PX = 2**34
 
 # Values of tags.
 _PHOTOMETRICS = (1, 2)  # gray where 0 is black; RGB
@@ -57,6 +61,13 @@ class TiffWindows:
     def size(self) -> int:
         """Number of values."""
         return int(np.prod(self.shape))
+
+    @property
+    def band_px(self) -> int:
+        """Number of pixels that are decoded at a time."""
+        # A tile may be wider than the image.
+        columns = 0 if self._flat else self._page.chunks[1]
+        return self._band_rows * max(self.shape[1], columns)
 
     def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
         rows, columns = where
@@ -120,29 +131,40 @@ def open_windows(path: Path, channels: int) -> TiffWindows | None:
 
     Returns:
         The image, or None if it is not an upright TIFF of one page, gray or RGB, with 8
-        bits per channel and a supported compression, or if tifffile is not installed.
+        bits per channel and a supported compression, if it has more than 2**34 pixels
+        or 2**30 in a strip or a row of tiles, or if tifffile is not installed.
         Then use `read_image`, which reads the file or explains what is wrong with it.
     """
     try:
         import tifffile
     except ImportError:
         return None
+    if not path.is_file():  # a pipe would wait
+        return None
+    log = logging.getLogger("tifffile")
+    log.disabled = True  # it prints lines about what is damaged
     try:
         with tifffile.TiffFile(path) as file:
-            page, pages = file.pages.first, len(file.pages)
+            page = file.pages.first
+            sides = (page.imagelength, page.imagewidth, *page.chunks)
+            plain = (
+                len(file.pages) == 1
+                and page.photometric in _PHOTOMETRICS
+                and page.dtype == np.uint8
+                and page.bitspersample == 8
+                and page.planarconfig == _CONTIGUOUS
+                and page.imagedepth == 1
+                and all(sample == _ALPHA for sample in page.extrasamples)
+                and page.tags.valueof("Orientation", default=_UPRIGHT) == _UPRIGHT
+                and page.compression in _LOSSLESS
+                and page.compression in tifffile.TIFF.DECOMPRESSORS
+                and page.predictor in tifffile.TIFF.UNPREDICTORS
+                and all(isinstance(side, int) and side > 0 for side in sides)
+                and page.imagelength * page.imagewidth <= _LARGEST_WINDOWED_PX
+            )
+            windows = TiffWindows(path, page, channels)
+            return windows if plain and windows.band_px <= LARGEST_PX else None
     except Exception:  # `read_image` explains what is wrong
         return None
-    plain = (
-        pages == 1
-        and page.photometric in _PHOTOMETRICS
-        and page.dtype == np.uint8
-        and page.bitspersample == 8
-        and page.planarconfig == _CONTIGUOUS
-        and page.imagedepth == 1
-        and all(sample == _ALPHA for sample in page.extrasamples)
-        and page.tags.valueof("Orientation", default=_UPRIGHT) == _UPRIGHT
-        and page.compression in _LOSSLESS
-        and page.compression in tifffile.TIFF.DECOMPRESSORS
-        and page.predictor in tifffile.TIFF.UNPREDICTORS
-    )
-    return TiffWindows(path, page, channels) if plain else None
+    finally:
+        log.disabled = False

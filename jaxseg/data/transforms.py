@@ -22,8 +22,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Returns:
         uint8 [*size, C].
+
+    Raises:
+        ValueError: if the image or the size is empty.
     """
     height, width = size
+    _check_sizes(image, size)
     if image.shape[:2] == (height, width):
         return image
     shrinks = height < image.shape[0] and width < image.shape[1]
@@ -40,8 +44,12 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Returns:
         uint8 [*size].
+
+    Raises:
+        ValueError: if the label map or the size is empty.
     """
     height, width = size
+    _check_sizes(label, size)
     if label.shape == (height, width):
         return label
     # INTER_NEAREST rounds down, which is off by half a pixel.
@@ -237,6 +245,14 @@ def _rotation(angle: float) -> np.ndarray:
     cos, sin = math.cos(angle), math.sin(angle) / math.sqrt(3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
     return cos * np.eye(3) + sin * cross + (1 - cos) / 3
+
+
+def _check_sizes(array: np.ndarray, size: tuple[int, int]) -> None:
+    if not array.size or min(size) < 1:
+        raise ValueError(
+            f"cannot resize {array.shape[0]}x{array.shape[1]} to {size[0]}x{size[1]} "
+            "(height x width); both must be at least 1x1"
+        )
 
 
 def _channels(image: np.ndarray) -> np.ndarray:

@@ -36,9 +36,10 @@ def resize_bilinear(
         [B, *size, C] in the dtype of `x`.
 
     Raises:
-        ValueError: if `x` does not have four axes or `size` is not positive.
+        ValueError: if `x` does not have four axes, or its height, its width or `size`
+            is not positive.
     """
-    _check(x, size)
+    _check_resize(x, size)
     y = _wide(x)
     for axis, out in enumerate(size, start=1):
         if out % x.shape[axis] == 0 and not align_corners:
@@ -69,10 +70,10 @@ def resize_bilinear_to(
         sample's size are undefined.
 
     Raises:
-        ValueError: if `x` does not have four axes, `size` is not [B, 2], or `out_shape`
-            is not positive.
+        ValueError: if `x` does not have four axes, `size` is not [B, 2], or the height
+            or width of `x` or `out_shape` is not positive.
     """
-    _check(x, out_shape)
+    _check_resize(x, out_shape)
     if size.shape != (x.shape[0], 2):
         raise ValueError(
             f"size has shape {size.shape} for {x.shape[0]} samples; expected "
@@ -106,9 +107,10 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
         [B, *size] or [B, *size, C] in the dtype of `x`.
 
     Raises:
-        ValueError: if `x` does not have three or four axes or `size` is not positive.
+        ValueError: if `x` does not have three or four axes, or its height, its width
+            or `size` is not positive.
     """
-    _check(x, size, axes=(3, 4))
+    _check_resize(x, size, axes=(3, 4))
     for axis, (n, out) in enumerate(zip(x.shape[1:3], size), start=1):
         if out % n == 0:
             x = jnp.repeat(x, out // n, axis=axis)
@@ -234,6 +236,12 @@ def _multiply(x, factor, axis):
 
 def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check_resize(x, size, axes=(4,)):
+    _check(x, size, axes)
+    if 0 in x.shape[1:3]:
+        raise ValueError(f"x has shape {x.shape}, without pixels to resize.")
 
 
 def _check(x, size, axes=(4,)):

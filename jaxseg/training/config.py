@@ -132,7 +132,7 @@ def check_config(config: Config) -> None:
 
 
 def dataset_kwargs(config: Config) -> dict[str, Any]:
-    """Keyword arguments of `data.create_source`, without the split."""
+    """Keyword arguments of `data.create_source` that the metadata of a run holds."""
     section = config.data
     return {
         "dataset": section.dataset,
@@ -141,6 +141,13 @@ def dataset_kwargs(config: Config) -> dict[str, Any]:
         "prepared_dir": section.prepared_dir,
         **section.options.to_dict(),
     }
+
+
+def source_kwargs(config: Config) -> dict[str, Any]:
+    """Keyword arguments of `data.create_source`, without the split."""
+    section = config.data
+    trust = {"trust_prepared": section.trust_prepared, "on_error": section.on_error}
+    return dataset_kwargs(config) | trust
 
 
 def find_normalization(

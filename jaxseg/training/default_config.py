@@ -61,6 +61,11 @@ def default_config() -> ConfigDict:
     config.data.dataset = "shapes"  # shapes (generated), folder (your own) or camvid
     config.data.root = ""  # folder of the images and masks; "" for generated data
     config.data.prepared_dir = PREPARED_DIR  # cache of the prepared data
+    # Use prepared data that another user could have written.
+    config.data.trust_prepared = False
+    # Damaged records of the prepared data: "raise" stops the run; "skip" trains on the
+    # next record instead, leaves the record out of evaluations, and logs it.
+    config.data.on_error = "raise"
     config.data.options = ConfigDict()  # extra keyword arguments of the data set
     config.data.train_split = "train"  # name of the training split
     config.data.val_split = "val"  # name of the validation split

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
+
 from jaxseg.checkpoints.manager import (
     CorruptCheckpointError,
     IncompatibleCheckpointError,
@@ -17,6 +19,37 @@ class ConfigError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """The loss or its gradient is infinite or NaN."""
+
+
+class OutOfMemoryError(MemoryError):
+    """The memory of the host or of a device does not suffice."""
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Adds the config keys that help where memory does not suffice.
+
+    Raises:
+        OutOfMemoryError: in place of the errors of Python and of JAX.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"Not enough memory on the host ({error or 'no further message'}). Use "
+            "smaller images (augment.crop_px, data.image_size) or a smaller "
+            "train.batch_size or eval.batch_size."
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        message = str(error).partition("\n")[0][:200]
+        raise OutOfMemoryError(
+            f"Not enough memory on a device ({message}). Use a smaller "
+            "train.batch_size (optimizer.accumulate_steps keeps the effective one), "
+            "smaller crops (augment.crop_px), model.remat, or split images over devices "
+            "(parallel.space). `jaxseg plan` computes the memory in advance."
+        ) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.training.trackers import CreateTracker
-from jaxseg.utils.files import write_atomically
+from jaxseg.utils.files import named, write_atomically
 
 METRICS = "metrics.jsonl"
 
@@ -51,7 +51,7 @@ class MetricWriter:
         path = Path(os.devnull if silent else Path(workdir) / METRICS)
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(path, start)
-        self._file = self._open.enter_context(path.open("a"))
+        self._file = self._open.enter_context(path.open("ab", buffering=0))
         self._trackers = []
         for create in () if silent else trackers:
             self._trackers.append(create(Path(workdir), start))
@@ -94,8 +94,11 @@ class MetricWriter:
         The trackers receive only the finite numbers.
         """
         values = {name: _to_json(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        try:
+            # Unbuffered, so that a full disk is noticed here and not when it is closed.
+            self._file.write((json.dumps({"step": step} | values) + "\n").encode())
+        except OSError as error:
+            raise named(error, self._file.name) from error
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
         for tracker in self._trackers:
             tracker.scalars(step, scalars)

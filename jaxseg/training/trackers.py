@@ -8,7 +8,9 @@ optional extras, which type checkers may not find.
 import importlib.util
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxseg.utils import registry
-from jaxseg.utils.files import write_atomically
+from jaxseg.utils.files import named, write_atomically
 
 
 class Tracker(Protocol):
@@ -58,26 +60,57 @@ class TensorBoard:
 
     def __init__(self, workdir: Path, start: int):
         """Opens a new file of events."""
-        from tensorboardX import SummaryWriter
+        # Not its SummaryWriter, whose thread ends when the disk is full: the run would
+        # wait for it forever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._folder = workdir / "tensorboard"
+        self._folder.mkdir(exist_ok=True)
+        # The name has the time in seconds, and the clock may have been set back.
+        suffix = f".{uuid.uuid4().hex}"
+        with self._written():
+            self._writer = EventsWriter(str(self._folder / "events"), suffix)
+            self._event: Any = event_pb2.Event  # pyright: ignore  # generated
+            log: Any = event_pb2.SessionLog  # pyright: ignore  # generated
+            self._write(start + 1, session_log=log(status=log.START))
 
     def config(self, values: Mapping[str, Any]) -> None:
         """Does nothing: the workdir holds the config already."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records numbers at a step."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboardX.summary import scalar
+
+        with self._written():
+            for name, value in values.items():
+                self._write(step, summary=scalar(name, value))
+            self._writer.flush()
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Records an image at a step."""
-        self._writer.add_image(name, image, step, dataformats="HWC")
-        self._writer.flush()
+        from tensorboardX.summary import image as summary_of
+
+        with self._written():
+            summary = summary_of(name, image, dataformats="HWC")
+            self._write(step, summary=summary)
+            self._writer.flush()
 
     def finish(self) -> None:
         """Closes the file."""
-        self._writer.close()
+        with self._written():
+            self._writer.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        event = self._event(wall_time=time.time(), step=step, **content)
+        self._writer.write_event(event)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise named(error, self._folder) from error
 
 
 class WandB:

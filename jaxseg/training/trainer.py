@@ -37,6 +37,7 @@ from jaxseg.training.config import (
     find_normalization,
     flatten_config,
     model_kwargs,
+    source_kwargs,
     split_stages,
     training_image_size,
 )
@@ -45,6 +46,7 @@ from jaxseg.training.errors import (
     checkpoint_advice,
     config_section,
     initialization_advice,
+    memory_advice,
 )
 from jaxseg.training.interrupt import Interrupted, StopSignal
 from jaxseg.training.metric_writer import MetricWriter
@@ -78,9 +80,12 @@ def run(
         ValueError: if the config, the data or the workdir cannot be used.
         NonFiniteLossError: if the loss or its gradient is infinite or NaN.
         Interrupted: if any process received SIGTERM or SIGINT; a checkpoint was saved.
+        OutOfMemoryError: if the memory of the host or of a device does not suffice.
+        WorkdirInUseError: if another run uses the workdir.
+        OSError: if a file cannot be written; earlier checkpoints are kept.
         ConnectionError: if another process has ended.
     """
-    with distributed.leave_on_error():
+    with distributed.leave_on_error(), memory_advice():
         distributed.check_same(flatten_config(config, Path(workdir)))
         # All stages are set up before the first one runs, so that an error in the last
         # one appears now.
@@ -130,7 +135,7 @@ class _Run:
         dataset = dataset_kwargs(config)
         with config_section("data"):
             self.train_source, self.val_source = (
-                data.create_source(split=split, **dataset)
+                data.create_source(split=split, **source_kwargs(config))
                 for split in (config.data.train_split, config.data.val_split)
             )
         distributed.check_same(

@@ -6,6 +6,7 @@ follows a symbolic link to write, waits for a pipe, or reads without a limit.
 
 import errno
 import os
+import re
 import stat
 import sys
 import uuid
@@ -27,6 +28,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Errors of file systems without locks."""
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
+
+
 class FileLockedError(OSError):
     """Another process holds the lock."""
 
@@ -43,9 +47,7 @@ def read_file(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> bytes:
             the limit; names the file.
         OSError: if it cannot be read.
     """
-    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
-    with open(descriptor, "rb") as file:
+    with open(path, "rb", opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path}: not a regular file; replace or remove it")
@@ -57,6 +59,11 @@ def read_file(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> bytes:
                 "use a smaller file"
             )
         return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a file; without O_NONBLOCK, a named pipe would wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | _BINARY)
 
 
 @contextmanager
@@ -80,8 +87,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise named(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes temporary files of `atomic_path`, left by processes that were killed.
+
+    Args:
+        folder: in which no other process is writing; need not exist.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def named(error: OSError, path: str | os.PathLike) -> OSError:
+    """The same error with the name of the file, which errors of writing lack."""
+    return type(error)(error.errno, error.strerror or str(error), str(path))
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:

@@ -332,6 +332,18 @@ def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys)
     assert printed.out.splitlines()[-1].startswith("1 images in ")
 
 
+def test_an_image_too_large_to_be_scored_whole_is_sent_to_tiles(
+    trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("jaxseg.data.images.LARGEST_WHOLE_PX", 1000)
+    image = trained / "data" / "val" / "images" / "0.png"
+    args = ("--workdir", trained / "run", image, "--output", tmp_path / "out")
+    assert run("predict", *args) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {image}: too large") and "--tile" in line
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_predict_by_more_devices_than_there_are(trained, tmp_path, capsys):
     image = trained / "data" / "val" / "images" / "0.png"
     args = (

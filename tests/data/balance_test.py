@@ -5,6 +5,8 @@ import pytest
 
 from jaxseg.data import pixel_counts
 from jaxseg.data.balance import PRESETS, median_frequency
+from jaxseg.data.records import DamagedRecordError
+from tests.data.conftest import damage_record
 
 # Training labels of CamVid, counted: 367 images of 360 x 480.
 CAMVID_PIXELS = [
@@ -85,3 +87,75 @@ def test_splits_are_counted_apart(folder):
     folder.fill(3, split="val")
     train, val = (pixel_counts(folder.source(s))[0] for s in ("train", "val"))
     assert train.sum() == 2 * 80 and val.sum() == 3 * 80
+
+
+def cache(source):
+    return source.directory / "pixel_counts_train.json"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"\xff",
+        b"[" * 10**5,
+        b'{"pixels": [5, 3, 1], "present_pixels": [10, 6, 0], "checksum": 1}',
+        b'{"pixels": [5], "checksum": 1}',
+    ],
+)
+def test_a_damaged_cache_of_counts_is_named(folder, content):
+    source = count_by_hand(folder)
+    pixel_counts(source)
+    cache(source).write_bytes(content)
+    with pytest.raises(ValueError, match=r"counts_train\.json: damaged .*delete this"):
+        pixel_counts(source)
+
+
+def test_a_wrong_number_in_the_cache_is_noticed(folder):
+    source = count_by_hand(folder)
+    pixel_counts(source)
+    text = cache(source).read_text()
+    for wrong in (text.replace("[5, 3", "[6, 3"), text.replace("[10,", "[100,")):
+        assert wrong != text
+        cache(source).write_text(wrong)
+        with pytest.raises(ValueError, match="wrong checksum"):
+            pixel_counts(source)
+
+
+def test_a_cache_of_an_earlier_version_is_counted_again(folder):
+    source = count_by_hand(folder)
+    cache(source).write_text('{"pixels": [1, 1, 1], "present_pixels": [9, 9, 9]}')
+    assert pixel_counts(source)[0].tolist() == [5, 3, 0]
+    assert "checksum" in cache(source).read_text()
+
+
+def test_a_link_in_place_of_the_cache_is_replaced(folder, tmp_path):
+    source = count_by_hand(folder)
+    cache(source).symlink_to(tmp_path / "precious")
+    pixel_counts(source)
+    assert not (tmp_path / "precious").exists() and not cache(source).is_symlink()
+
+
+def test_counts_that_cannot_be_cached_are_returned(folder, monkeypatch):
+    source = count_by_hand(folder)
+
+    def fail(*args):
+        raise PermissionError
+
+    monkeypatch.setattr("os.replace", fail)
+    assert pixel_counts(source)[0].tolist() == [5, 3, 0]
+
+
+def test_damaged_records_are_counted_in_no_cache(folder):
+    masks = folder.fill(3)
+    source = folder.source()
+    name = source.name(1)
+    damage_record(source, 1)
+    with pytest.raises(DamagedRecordError, match="record 1"):
+        pixel_counts(folder.source())
+    pixels, _ = pixel_counts(folder.source(on_error="skip"))
+    others = np.stack([mask for key, mask in masks.items() if key != name])
+    assert pixels.tolist() == np.bincount(others.ravel(), minlength=3).tolist()
+    with pytest.raises(DamagedRecordError, match="record 1"):
+        pixel_counts(folder.source())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.data import create_source
+from jaxseg.data import Source, create_source
+from jaxseg.data.records import DamagedDataError
 
 
 class FolderWriter:
@@ -63,3 +64,28 @@ def folder(tmp_path):
     """An empty folder data set."""
     (tmp_path / "root").mkdir()
     return FolderWriter(tmp_path / "root")
+
+
+def damage_record(source, index):
+    """Flips a bit of the file such that one record is damaged and no other."""
+    (path,) = source.directory.glob(f"*-{source.split}.array_record-*")
+    content = path.read_bytes()
+    for at in range(64, len(content.rstrip(b"\0")), 8):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        try:
+            damaged = _damaged_records(Source(source.directory, source.split))
+        except DamagedDataError:
+            continue
+        if damaged == [index]:
+            return
+    raise AssertionError("no bit damages this record alone")
+
+
+def _damaged_records(source):
+    damaged = []
+    for index in range(len(source)):
+        try:
+            source.name(index)
+        except DamagedDataError:
+            damaged.append(index)
+    return damaged

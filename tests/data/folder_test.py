@@ -1,6 +1,7 @@
 """The user's own folders: what is read, and what is refused with which words."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -260,7 +261,7 @@ def test_truncated_mask(folder):
 def test_text_called_png(folder):
     folder.add("a", None, MASK)
     (folder.root / "train/images/a.png").write_text("no picture")
-    refused(folder, "images/a.png", "not an image")
+    refused(folder, "images/a.png", "not a PNG")
 
 
 def test_empty_file(folder):
@@ -369,3 +370,20 @@ def test_description_that_is_no_json(folder):
     folder.add("a", RGB, MASK)
     (folder.root / "classes.json").write_text("{")
     refused(folder, "classes.json", "not valid JSON")
+
+
+@pytest.mark.parametrize("content", [b"[" * 10**5, b"\xff\xfe", b"null"])
+def test_description_that_is_damaged(folder, content):
+    folder.add("a", RGB, MASK)
+    (folder.root / "classes.json").write_bytes(content)
+    refused(folder, "classes.json")
+
+
+def test_pipes_and_folders_are_no_images_and_no_descriptions(folder):
+    folder.add("a", RGB, MASK)
+    for make in (os.mkfifo, os.mkdir):
+        make(folder.root / "train/images/b.png")
+        refused(folder, "b.png", "is not an image")
+        os.rename(folder.root / "train/images/b.png", folder.root / make.__name__)
+    os.mkfifo(folder.root / "classes.json")
+    refused(folder, "classes.json", "not a regular file")

@@ -1,7 +1,9 @@
 """Files of every kind: read as a viewer shows them, or refused by name."""
 
 import io
+import os
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -10,7 +12,14 @@ import tifffile
 from PIL import Image
 
 from jaxseg.data import images
-from jaxseg.data.images import read_encoded_image, read_image, read_mask
+from jaxseg.data.images import (
+    ImageTooLargeError,
+    decode_image,
+    decode_label,
+    read_encoded_image,
+    read_image,
+    read_mask,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -123,7 +132,7 @@ def test_sixteen_bits_are_refused_in_color_too(tmp_path, name, read):
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["x.gif", "x.png", "x.webp", "x.tif"])
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.tif"])
 def test_frames_and_pages_are_refused(tmp_path, name):
     frames = [Image.fromarray(np.roll(RGB, i)) for i in range(3)]
     path = save(tmp_path, name, frames[0], save_all=True, append_images=frames[1:])
@@ -131,14 +140,46 @@ def test_frames_and_pages_are_refused(tmp_path, name):
         read_image(path)
 
 
-def test_an_image_too_large_for_a_photograph_says_what_helps(tmp_path, monkeypatch):
+def test_an_image_too_large_to_be_scored_whole_names_its_size(tmp_path, monkeypatch):
     path = save(tmp_path, "x.png", Image.fromarray(RGB))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(ValueError, match=r"x\.png: .*too large.*48 pixels.*tiles"):
+    monkeypatch.setattr(images, "LARGEST_WHOLE_PX", 47)
+    with pytest.raises(ImageTooLargeError, match=r"x\.png: .*6x8.* 48 pixels.* is 47"):
         read_image(path)
-    monkeypatch.setattr(images, "LARGEST_PX", 48)
+    # An image of a data set may be larger.
+    assert read_encoded_image(path)[1] == (6, 8)
+    monkeypatch.setattr(images, "LARGEST_RECORD_PX", 47)
+    for read in (read_encoded_image, read_mask):
+        with pytest.raises(ImageTooLargeError, match=r"x\.png: .* is 47"):
+            read(path)
+    monkeypatch.setattr(images, "_expected_px", 0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     images.expect_large_images()
     np.testing.assert_array_equal(read_image(path), RGB)
+
+
+def header_only(width, height):
+    """A PNG of 57 bytes that claims a size."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [chunk, b"IDAT"]
+    packed = (
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
+        for c in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("side", [9_000, 20_000, 2**31 - 1])
+def test_an_absurd_size_in_a_header_is_refused_before_it_is_decoded(tmp_path, side):
+    path = write(tmp_path, "x.png", header_only(side, side))
+    with pytest.raises(ImageTooLargeError, match=r"x\.png: too large"):
+        read_image(path)
+
+
+def test_a_side_that_png_cannot_have_is_refused_for_a_data_set(tmp_path, monkeypatch):
+    path = save(tmp_path, "x.tif", Image.fromarray(RGB))
+    monkeypatch.setattr(images, "LARGEST_RECORD_SIDE", 7)
+    with pytest.raises(ImageTooLargeError, match=r"x\.tif: a side has 8 pixels"):
+        read_encoded_image(path)
 
 
 @pytest.mark.filterwarnings("error")
@@ -148,13 +189,107 @@ def test_large_images_are_read_without_a_warning(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_image(path), RGB)
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n"
+HEADERS = {
+    "EPS": EPS,
+    "PSD": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 6, 8, 8, 3) + bytes(40),
+    "DOS EPS": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS,
+}
+
+
+OTHER_FORMATS = (
+    "GIF", "BMP", "PPM", "ICO", "PDF", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS",
+)  # fmt: skip
+
+
+def encoded_as(kind):
+    if kind in HEADERS:
+        return HEADERS[kind]
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [*HEADERS, *OTHER_FORMATS])
+@pytest.mark.parametrize("read", [read_image, read_encoded_image, read_mask])
+def test_the_content_of_a_file_opens_no_other_decoder(
+    tmp_path, monkeypatch, kind, read
+):
+    def fail(*args, **kwargs):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.Popen", fail)
+    path = write(tmp_path, "x.png", encoded_as(kind))
+    with pytest.raises(
+        ValueError, match=r"x\.png: not a PNG, JPEG, WebP or TIFF image"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "MPO"])
+def test_the_content_of_a_file_opens_its_own_decoder(tmp_path, kind):
+    path = write(tmp_path, "x.png", encoded_as(kind))
+    assert read_image(path).shape == RGB.shape
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "PPM", "WEBP", "GIF"])
+def test_stored_images_are_png_or_jpeg(kind):
+    for decode in (decode_image, decode_label):
+        with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+            decode(encoded_as(kind))
+
+
+def test_stored_images_have_the_size_that_is_expected():
+    assert decode_image(encoded_as("PNG"), size=(6, 8)).shape == (6, 8, 3)
+    assert decode_label(encoded_as("JPEG"), size=(6, 8)).shape == (6, 8)
+    with pytest.raises(ValueError, match=r"\(60000, 60000\) instead of \(6, 8\)"):
+        decode_image(header_only(60_000, 60_000), size=(6, 8))
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        decode_image(header_only(8, 6), size=(6, 8))
+
+
+@pytest.mark.parametrize("read", [read_image, read_encoded_image, read_mask])
+def test_only_regular_files_are_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png"):
+        with pytest.raises(ValueError, match=f"{name}: not a regular file"):
+            read(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path / "folder.png")
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path):
+    with open(tmp_path / "x.png", "wb") as file:
+        file.truncate(images.LARGEST_FILE + 1)  # sparse
+    with pytest.raises(ValueError, match=r"x\.png: .* bytes, more than the limit"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_damaged_orientation_is_named(tmp_path):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(RGB).save(buffer, "JPEG", exif=exif)
+    data = bytearray(buffer.getvalue())
+    at = data.index(b"Exif")
+    for i in range(at + 6, at + 26):
+        changed = bytes(data[:i]) + b"\xff" + bytes(data[i + 1 :])
+        path = write(tmp_path, "x.jpg", changed)
+        try:
+            assert read_image(path).size == RGB.size
+        except ValueError as error:
+            assert "x.jpg: " in str(error)
+
+
 def test_broken_files_are_named(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, "PNG")
     cut = write(tmp_path, "cut.png", buffer.getvalue()[:60])
     with pytest.raises(ValueError, match=r"cut\.png: truncated or damaged"):
         read_image(cut)
-    with pytest.raises(ValueError, match=r"text\.png: not an image"):
+    with pytest.raises(ValueError, match=r"text\.png: not a PNG, JPEG, WebP"):
         read_image(write(tmp_path, "text.png", b"no image"))
 
 

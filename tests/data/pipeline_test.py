@@ -2,10 +2,13 @@
 
 import itertools
 
+import grain
 import numpy as np
 import pytest
 
 from jaxseg.data import eval_batches, train_batches
+from jaxseg.data.records import DamagedDataError, DamagedRecordError
+from tests.data.conftest import damage_record
 
 AUGMENT = dict(scale=(0.5, 2.0), flip=0.5, brightness=0.3, hue=0.1)
 
@@ -356,3 +359,115 @@ def test_evaluation_resizes_the_whole_image_and_not_its_padding(folder):
     for batch in eval_batches(folder.source(), batch_size=1, image_size=(16, 16)):
         assert (batch["image"][..., :7, :] == 0).all()
         assert (batch["image"][..., 9:, :] == 200).all()
+
+
+# Damaged records.
+
+DAMAGED = 4  # the place of the damaged record
+
+
+@pytest.fixture
+def damaged(folder, numbered):
+    """Ten numbered records, one of them damaged; and the number at each place."""
+    places = [int(numbered.name(i)) for i in range(10)]
+    damage_record(numbered, DAMAGED)
+    return folder, places
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_damaged_record_stops_an_epoch_with_its_name(damaged, num_threads):
+    folder, _ = damaged
+    batches = train_batches(
+        folder.source(), batch_size=2, seed=3, num_threads=num_threads
+    )
+    with pytest.raises(DamagedRecordError, match="record 4 of split 'train'") as error:
+        take(batches, 5)
+    assert str(error.value).startswith(str(folder.source().directory))
+    batches = eval_batches(folder.source(), batch_size=2, num_threads=num_threads)
+    with pytest.raises(DamagedRecordError, match="record 4 of split 'train'"):
+        list(batches)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_a_damaged_record_is_replaced_by_the_next(damaged, num_threads, process_count):
+    folder, places = damaged
+    source = folder.source(on_error="skip")
+    processes = [
+        train_batches(
+            source,
+            batch_size=10,
+            seed=3,
+            process_index=index,
+            process_count=process_count,
+            num_threads=num_threads,
+        )
+        for index in range(process_count)
+    ]
+    for epoch in range(1, 4):
+        seen = [n for process in processes for n in numbers(next(process))]
+        expected = [*places]
+        expected[DAMAGED] = places[DAMAGED + 1]
+        assert sorted(seen) == sorted(expected)
+        assert sum(process.skipped for process in processes) == epoch
+
+
+def test_batches_with_a_replaced_record_resume_exactly(damaged):
+    folder, _ = damaged
+    source = folder.source(on_error="skip")
+    options = dict(batch_size=4, seed=3, augment=AUGMENT)
+    once = take(train_batches(source, **options), 8)
+    for batch in once:
+        assert batch.keys() == {"image", "label"}
+    for start in (1, 3, 6):
+        again = train_batches(source, **options)
+        again.restore({"next_sample": 4 * start})
+        for mine, theirs in zip(again, once[start:]):
+            assert_same(mine, theirs)
+
+
+def test_the_last_record_is_replaced_by_the_first(folder, numbered):
+    damage_record(numbered, 9)
+    first = int(numbered.name(0))
+    source = folder.source(on_error="skip")
+    batch = next(train_batches(source, batch_size=10, seed=0))
+    assert numbers(batch).count(first) == 2
+
+
+def test_a_split_without_any_readable_record_is_an_error(folder, monkeypatch):
+    folder.fill(2)
+    source = folder.source(on_error="skip")
+
+    def fail(*args):
+        raise ValueError("broken")
+
+    monkeypatch.setattr("jaxseg.data.source.decode_label", fail)
+    with pytest.raises(DamagedDataError, match="no record of split 'train'"):
+        next(train_batches(source, batch_size=2, seed=0, num_threads=0))
+
+
+@pytest.mark.parametrize("image_size", [None, (16, 16)])
+def test_a_damaged_record_is_left_out_of_evaluations(damaged, image_size):
+    folder, places = damaged
+    source = folder.source(on_error="skip")
+    batches = eval_batches(
+        source, batch_size=4, image_size=image_size, originals=image_size is not None
+    )
+    for _ in range(2):
+        seen = []
+        for batch in batches:
+            assert "skipped" not in batch
+            for index, label in zip(batch["index"], batch["label"]):
+                void = index < 0
+                assert (label == (255 if void else places[index])).all()
+                seen += [] if void else [int(index)]
+        assert seen == [i for i in range(10) if i != DAMAGED]
+        assert batches.skipped == 1
+
+
+def test_shuffled_order_is_that_of_earlier_versions(numbered):
+    """Runs of earlier versions resume with the same samples."""
+    order = grain.MapDataset.source(numbered).seed(3).shuffle().repeat()
+    expected = [int(order[i]["image"][0, 0, 0]) for i in range(30)]
+    batches = train_batches(numbered, batch_size=10, seed=3)
+    assert [n for batch in take(batches, 3) for n in numbers(batch)] == expected

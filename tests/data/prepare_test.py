@@ -1,8 +1,10 @@
 """Prepared once, whole or not at all, and again when the source changed."""
 
+import errno
 import logging as stdlib_logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -111,6 +113,105 @@ def test_what_a_killed_process_left_is_removed(folder):
     assert not leftover.parent.exists()
 
 
+def test_nothing_is_removed_through_links_and_nothing_of_other_users(folder, tmp_path):
+    folder.fill(1)
+    parent = folder.root.parent / "prepared/folder"
+    precious = tmp_path / "precious"
+    for place in (precious, parent / ".preparing-1"):
+        place.mkdir(parents=True)
+        (place / "file").write_text("content")
+    (parent / ".preparing-2").symlink_to(precious)
+    (parent / ".preparing-1" / "link").symlink_to(precious)
+    (parent / ".preparing-3").write_text("no folder")
+    theirs = parent / ".preparing-4"
+    theirs.mkdir()
+    if os.geteuid() == 0:
+        os.chown(theirs, 65534, 65534)
+    folder.source()
+    assert (precious / "file").read_text() == "content"
+    assert not (parent / ".preparing-1").exists()
+    assert theirs.exists() or os.geteuid() != 0
+
+
+@pytest.mark.parametrize("kind", [os.symlink, os.link])
+def test_a_planted_lock_overwrites_nothing(folder, tmp_path, kind):
+    folder.fill(1)
+    parent = folder.root.parent / "prepared/folder"
+    parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("content")
+    kind(tmp_path / "precious", parent / ".lock")
+    with pytest.raises(ValueError, match=r"\.lock: a link or a special file"):
+        folder.source()
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_what_is_in_the_place_of_the_data_is_named(folder, tmp_path):
+    folder.fill(1)
+    directory = folder.source().directory
+    shutil.rmtree(directory)
+    directory.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="remove what is in the place") as error:
+        folder.source()
+    assert error.value.filename == str(directory)
+    assert not (tmp_path / "nowhere").exists()
+    assert not list(directory.parent.glob(".preparing-*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
+        pytest.skip("cannot mount a file system")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("free", [2**20, 2**14])
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(small_disk, free):
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(2**20 - free))
+    options = {"prepared_dir": small_disk / "prepared", "val_examples": 1}
+    with pytest.raises(OSError, match=r"No space left.*free some space") as error:
+        create_source("shapes", "train", train_examples=400, **options)
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(small_disk / "prepared/shapes")
+    assert "\n" not in str(error.value)
+    assert [p.name for p in (small_disk / "prepared/shapes").iterdir()] == [".lock"]
+    filler.unlink()
+    assert len(create_source("shapes", "train", train_examples=4, **options)) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_the_limit_of_a_file_s_size_is_named(tmp_path):
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, 2**17));"
+        + _PREPARE_SHAPES
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert "OSError" in done.stdout and "File too large" in done.stdout, done.stderr
+    assert os.listdir(tmp_path / "shapes") == [".lock"]
+
+
+_PREPARE_SHAPES = """
+import sys
+from jaxseg.data.prepare import prepare
+try:
+    prepare("shapes", prepared_dir=sys.argv[1])
+except OSError as error:
+    print("OSError", error)
+"""
+
 _PREPARE = """
 import sys
 from jaxseg.data.prepare import prepare
@@ -153,7 +254,7 @@ def test_without_locks_the_first_to_finish_wins(folder, monkeypatch):
     directories = []
 
     def flock(*args):
-        raise OSError("no locks here")
+        raise OSError(errno.ENOLCK, "no locks here")
 
     def overtaken(self, split):
         monkeypatch.setattr(BUILDERS["folder"], "examples", examples)

@@ -1,5 +1,7 @@
 """Windows of TIFF files against Pillow, which reads them whole."""
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -90,3 +92,30 @@ def test_a_truncated_file_is_named(tmp_path, options):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ValueError, match=r"x\.tif: truncated or damaged"):
         open_windows(path, 3)[300:330, :]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.tif")
+    assert open_windows(tmp_path / "x.tif", 3) is None
+
+
+@pytest.mark.parametrize("kind, side", [("Image", 2**18), ("Tile", 2**17)])
+def test_an_absurd_size_is_left_to_the_strict_reader(tmp_path, kind, side):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, IMAGE, tile=(16, 16), compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in (f"{kind}Length", f"{kind}Width"):
+            file.pages.first.tags[name].overwrite(side, dtype="I")
+    assert open_windows(path, 3) is None
+
+
+@pytest.mark.parametrize("name", ["TileLength", "TileWidth", "ImageWidth"])
+@pytest.mark.parametrize("value", [0, (16, 16), 16.5])
+def test_sides_that_are_none_are_left_to_it_in_silence(tmp_path, capfd, name, value):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, IMAGE, tile=(16, 16), compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        kind = "f" if isinstance(value, float) else "H"
+        file.pages.first.tags[name].overwrite(value, dtype=kind)
+    assert open_windows(path, 3) is None
+    assert capfd.readouterr().err == ""

@@ -302,3 +302,16 @@ def test_arguments_out_of_range_are_named(argument, value):
     image, label = blocks(32, 32)
     with pytest.raises(ValueError, match=argument):
         augment(np.random.default_rng(0), image, label, **{argument: value})
+
+
+@pytest.mark.parametrize(
+    "shape, size",
+    [((0, 5), (4, 4)), ((5, 0), (4, 4)), ((5, 5), (0, 4)), ((0, 0), (0, 0))],
+)
+def test_resizing_from_or_to_nothing_is_an_error(shape, size):
+    label = np.zeros(shape, np.uint8)
+    message = f"cannot resize {shape[0]}x{shape[1]} to {size[0]}x{size[1]}"
+    with pytest.raises(ValueError, match=message):
+        resize_image(np.stack([label] * 3, -1), size)
+    with pytest.raises(ValueError, match=message):
+        resize_label(label, size)

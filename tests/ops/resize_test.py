@@ -204,3 +204,14 @@ def test_edges_are_repeated(numpy):
     expected = np.pad(x, ((0, 0), (0, 2), (0, 2), (0, 0)), mode="edge")
     np.testing.assert_array_equal(padded, expected)
     assert resize.pad_edges(x, (3, 4)) is x
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 5, 2), (1, 5, 0, 2)])
+def test_resizing_from_nothing_is_an_error(shape):
+    x = jnp.zeros(shape)
+    with pytest.raises(ValueError, match="without pixels to resize"):
+        resize.resize_bilinear(x, (4, 4))
+    with pytest.raises(ValueError, match="without pixels to resize"):
+        resize.resize_nearest(x, (4, 4))
+    with pytest.raises(ValueError, match="without pixels to resize"):
+        resize.resize_bilinear_to(x, jnp.ones((1, 2), jnp.int32), (4, 4))

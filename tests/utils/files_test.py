@@ -108,3 +108,12 @@ def test_a_disk_without_locks_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", flock)
     with file_lock(tmp_path / ".lock") as descriptor:
         assert descriptor is None
+
+
+def test_a_folder_is_named_and_not_kept_open(tmp_path):
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    with pytest.raises(IsADirectoryError) as error:
+        read_file(tmp_path)
+    assert str(error.value.filename) == str(tmp_path)
+    after = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    assert len(after) == len(before)

@@ -25,6 +25,16 @@ class Example(NamedTuple):
     label: np.ndarray
 
 
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "image": tfds.features.Image(shape=(None, None, None)),
+        "label": tfds.features.Image(shape=(None, None, 1)),
+        "name": tfds.features.Text(),
+    }
+)
+"""The content of a record: image and label as encoded files, and the name."""
+
+
 class _LocalInfo(tfds.core.DatasetInfo):
     """A description that TFDS does not look up among its public data sets."""
 
@@ -84,10 +94,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _info(self):
-        image = tfds.features.Image(shape=(None, None, None))
-        label = tfds.features.Image(shape=(None, None, 1))
-        features = {"image": image, "label": label, "name": tfds.features.Text()}
-        return _LocalInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        return _LocalInfo(builder=self, features=FEATURES)
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxseg.data.images import IGNORE, read_mask
 from jaxseg.data.palette import Palette, named_palette
+from jaxseg.utils.files import read_file
 
 # Packs a color into 24 bits: mask @ _RGB_WEIGHTS.
 _RGB_WEIGHTS = np.array([1 << 16, 1 << 8, 1], np.int32)
@@ -44,8 +45,8 @@ def read_classes(path: Path) -> Classes:
             expected.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_file(path).decode())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     known = {"classes", "void", "palette", "masks"}
     if (
