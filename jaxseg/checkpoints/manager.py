@@ -2,10 +2,13 @@
 
 import errno
 import itertools
+import json
 import logging
 import os
 import re
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxseg.parallel.distributed import any_process, check_same, limited_wait
+from jaxseg.utils.files import TEXT_LIMIT, read_file
 from jaxseg.utils.trees import flatten
 
 State = TypeVar("State")
@@ -82,6 +86,10 @@ class CheckpointManager:
         """Opens `workdir/checkpoints`; creates it if it does not exist.
 
         Folders that are named like a checkpoint and are not complete are moved away.
+
+        Raises:
+            CorruptCheckpointError: if the metrics of a checkpoint are damaged, or one
+                of its files is not a regular file.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._tidy()
@@ -94,17 +102,22 @@ class CheckpointManager:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            item_names=("state", "data"),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=lambda metrics: metrics["miou"],
-                best_mode="max",
-                preservation_policy=kept,
-                cleanup_tmp_directories=True,
-                todelete_subdir=_DELETED,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: metrics["miou"],
+            best_mode="max",
+            preservation_policy=kept,
+            cleanup_tmp_directories=True,
+            todelete_subdir=_DELETED,
         )
+        for step in complete_steps(self.directory):
+            read_score(self.directory / str(step))
+            disk_bytes(self.directory / str(step))
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory, item_names=("state", "data"), options=options
+            )
+        except Exception as error:
+            raise corrupt(self.directory, error) from error
         absl_logging.get_absl_logger().addFilter(_is_not_of_orbax)
 
     def steps(self) -> list[int]:
@@ -253,7 +266,9 @@ class CheckpointManager:
             damaged = any_process(damage is not None)
             if restored is not None and not damaged:
                 if not accept_batch_size:
-                    _check_batch_size(step, restored[1]["batch_size"], batch_size)
+                    _check_batch_size(
+                        self.directory / str(step), restored[1], batch_size
+                    )
                 return restored
             damage = damage or corrupt(self.directory / str(step))
             if not fallback:
@@ -393,10 +408,11 @@ class CheckpointManager:
             )
 
 
-def _check_batch_size(step: int, saved: int, given: int) -> None:
+def _check_batch_size(path: Path, data: dict[str, Any], given: int) -> None:
+    saved = data["batch_size"]
     if given != saved:
         raise IncompatibleCheckpointError(
-            f"Up to step {step} this run had a global batch size of {saved}; now it is "
+            f"Up to {path} this run had a global batch size of {saved!r:.40}; now it is "
             f"{given}.",
             "batch_size",
         )
@@ -431,6 +447,27 @@ def complete_steps(directory: Path) -> list[int]:
 def metrics_file(path: Path) -> Path:
     """File of the validation mIoU of a checkpoint, JSON `{"miou": x}`."""
     return path / "metrics" / "metrics"
+
+
+def read_score(path: Path) -> float:
+    """Validation mIoU of a checkpoint; `UNSCORED` if it was not evaluated.
+
+    Raises:
+        CorruptCheckpointError: if its file is damaged; names the file.
+    """
+    file = metrics_file(path)
+    if not file.exists():
+        return UNSCORED
+    try:
+        score = json.loads(read_file(file))["miou"]
+        if type(score) not in (int, float):
+            raise ValueError("it has no number")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CorruptCheckpointError(
+            f"{file} is damaged ({str(error)[:200]}); delete it, and the checkpoint "
+            "counts as not evaluated."
+        ) from error
+    return UNSCORED if score != score else score
 
 
 def _is_position(data: dict[str, Any]) -> bool:
@@ -487,6 +524,26 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if name != "key"}
 
 
+def disk_bytes(path: Path) -> int:
+    """Size of all files of a checkpoint, which must be regular files.
+
+    Raises:
+        CorruptCheckpointError: if one is not, since reading a named pipe would wait, or
+            if a file without arrays is so large that reading it would end the process.
+    """
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise corrupt(path, ValueError(f"{file} is not a regular file"))
+            if file.parent.name != "d" and status.st_size > TEXT_LIMIT:
+                raise corrupt(path, ValueError(f"{file} is too large"))
+            size += status.st_size
+    return size
+
+
 def corrupt(path: Path, cause: Exception | None = None) -> CorruptCheckpointError:
     """The error for a checkpoint that Orbax cannot read, with Orbax's message."""
     _silence_asyncio()
@@ -499,6 +556,14 @@ def corrupt(path: Path, cause: Exception | None = None) -> CorruptCheckpointErro
 def _silence_asyncio() -> None:
     """Orbax handles arrays concurrently and raises the first error.
 
-    asyncio would log a traceback for each of the others.
+    asyncio, or Python itself, would print a traceback for each of the others.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unless_of_late_reads
+
+
+def _unless_of_late_reads(unraisable: Any) -> None:
+    late = ("Event loop is closed", "Encountered error while reading array")
+    if not str(unraisable.exc_value).startswith(late):
+        sys.__unraisablehook__(unraisable)

@@ -21,11 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg.checkpoints.manager import (
-    UNSCORED,
     CheckpointManager,
     complete_steps,
     corrupt,
-    metrics_file,
+    read_score,
     stored_shapes,
 )
 from jaxseg.data.palette import distinct_palette
@@ -262,7 +261,7 @@ def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int
     if checkpoint == "latest":
         return steps[-1]
     if checkpoint == "best":
-        return max(steps, key=lambda step: (_score(directory / str(step)), step))
+        return max(steps, key=lambda step: (read_score(directory / str(step)), step))
     if str(checkpoint).isdecimal() and int(checkpoint) in steps:
         return int(checkpoint)
     raise ValueError(
@@ -296,12 +295,6 @@ def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MetadataError(f"{path} is damaged: {error}.") from error
     return RunMetadata.from_json(content, str(path))
-
-
-def _score(path: Path) -> float:
-    """Validation mIoU of a checkpoint."""
-    file = metrics_file(path)
-    return json.loads(file.read_text())["miou"] if file.is_file() else UNSCORED
 
 
 def _versions() -> dict[str, str]:

@@ -108,8 +108,8 @@ def check_image(image: "np.ndarray | TiffWindows", channels: int) -> None:
 def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
     """Reads an image file as bytes for `decode_image`.
 
-    Upright 8-bit PNG and JPEG files are returned byte for byte; other files are encoded
-    again as PNG, without loss.
+    Upright 8-bit PNG and JPEG files are returned byte for byte; other files, and those
+    that `decode_image` cannot read, are encoded again as PNG, without loss.
 
     Args:
         path: see `read_image`.
@@ -130,10 +130,11 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
     # Many phones write MPO: a JPEG followed by a second image.
     plain = image.format in ("PNG", "JPEG", "MPO") and image.mode in ("L", "RGB")
     image = _eight_bit(image, data, path)
-    if not (plain and upright):
+    size = image.height, image.width
+    if not (plain and upright and _can_decode(data, size)):
         gray = image.mode in ("1", "L", "LA")
         data = encode_png(_to_array(image, "L" if gray else "RGB"))
-    return data, (image.height, image.width)
+    return data, size
 
 
 def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
@@ -199,6 +200,15 @@ def decode_image(
 def decode_label(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes the PNG bytes of a label map to uint8 [H, W]; see `decode_image`."""
     return _decode(data, cv2.IMREAD_GRAYSCALE, size)
+
+
+def _can_decode(data: bytes, size: tuple[int, int]) -> bool:
+    """Whether OpenCV reads the bytes too; it refuses some that PIL accepts."""
+    try:
+        decode_image(data, size=size)
+    except ValueError:
+        return False
+    return True
 
 
 def _decode(data: bytes, flags: int, size: tuple[int, int] | None) -> np.ndarray:

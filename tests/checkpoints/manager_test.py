@@ -1,14 +1,22 @@
 """What a kill, a full disk or other people leave in the folder of checkpoints."""
 
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.checkpoints import CheckpointManager, CorruptCheckpointError
-from jaxseg.checkpoints.manager import CheckpointWriteError
+from jaxseg.checkpoints import (
+    CheckpointManager,
+    CorruptCheckpointError,
+    IncompatibleCheckpointError,
+)
+from jaxseg.checkpoints.manager import CheckpointWriteError, corrupt
 from jaxseg.checkpoints.run import find_step
 
 STATE = {"step": jnp.int32(0), "a": jnp.arange(4.0)}
@@ -152,3 +160,67 @@ def test_a_full_disk_keeps_the_last_checkpoint(mount_disk, capfd):
     assert error.value.filename == str(small_disk / "checkpoints")
     assert _names(small_disk / "checkpoints") == [str(kept - 1), str(kept)]
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics/metrics", "text"),
+        ("metrics/metrics", "bytes"),
+        ("metrics/metrics", "number"),
+        ("metrics/metrics", "pipe"),
+        ("metrics/metrics", "endless"),
+        ("_CHECKPOINT_METADATA", "number"),
+        ("_CHECKPOINT_METADATA", "pipe"),
+        ("data/metadata", "text"),
+        ("data/metadata", "number"),
+        ("data/metadata", "endless"),
+    ],
+)
+def test_a_damaged_description_is_named(workdir, name, content):
+    path = workdir / "checkpoints" / "2" / name
+    path.unlink()
+    match content:
+        case "text":
+            path.write_text("{")
+        case "bytes":
+            path.write_bytes(b"\xff")
+        case "number":
+            path.write_text("3")
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+    with pytest.raises(CorruptCheckpointError, match=str(workdir)):
+        _restore(workdir)
+
+
+def test_a_description_too_large_for_memory_is_named(workdir):
+    path = workdir / "checkpoints" / "2" / "state" / "manifest.ocdbt"
+    os.truncate(path, 2**40)
+    with pytest.raises(CorruptCheckpointError, match=r"manifest\.ocdbt is too large"):
+        _restore(workdir)
+
+
+def test_arrays_read_late_are_silent_and_other_errors_are_not(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    corrupt(Path("checkpoint"))
+    sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError("Event loop is closed")))
+    assert not shown
+    other = SimpleNamespace(exc_value=RuntimeError("another"))
+    sys.unraisablehook(other)
+    assert shown == [other]
+
+
+def test_another_batch_size_names_the_checkpoint(workdir):
+    with (
+        CheckpointManager(workdir) as checkpoints,
+        pytest.raises(
+            IncompatibleCheckpointError, match=r"checkpoints/2 .* of 1; .* 3"
+        ),
+    ):
+        checkpoints.restore_latest(
+            STATE, batch_size=3, fallback=False, accept_batch_size=False
+        )

@@ -297,3 +297,13 @@ def test_masks_of_sixteen_bits_are_numbers(tmp_path):
     labels = RGB[..., 0].astype(np.uint16) * 2
     path = save(tmp_path, "mask.png", Image.fromarray(labels))
     np.testing.assert_array_equal(read_mask(path), labels)
+
+
+def test_what_only_one_decoder_reads_is_encoded_again(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(RGB).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + content[8:])  # its header twice
+    data, size = read_encoded_image(path)
+    assert size == RGB.shape[:2]
+    np.testing.assert_array_equal(decode_image(data), RGB)
