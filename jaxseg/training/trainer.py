@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxseg import data
+from jaxseg.checkpoints.known_data import remember_data
 from jaxseg.checkpoints.manager import (
     CheckpointManager,
 )
@@ -199,6 +200,7 @@ class _Run:
             # Only now: the workdir of another model must stay as it is.
             if self.writes:
                 write_metadata(self.workdir, self.metadata)
+                remember_data(self.metadata)
             with MetricWriter(
                 self.workdir, start, steps, self.trackers, silent=not self.writes
             ) as writer:
