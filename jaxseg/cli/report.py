@@ -66,6 +66,7 @@ def run(args: Namespace) -> int:
         confusion, calibration = score_split(
             scoring,
             source,
+            batch_size=args.batch_size,
             watchers=[
                 image_metrics.add,
                 prediction_writer(predictions, metadata.palette, source.name),

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.utils.text import printable
+
 ArrayLike = jax.Array | np.ndarray
 
 
@@ -238,10 +240,11 @@ def format_table(result: Mapping[str, Any]) -> str:
     Returns:
         Aligned lines without a final line break: IoU and accuracy of each class, their
         means, then pixel accuracy and frequency-weighted IoU, with "-" for NaN.
+        Control characters in names are escaped.
     """
     rows = [("class", "IoU", "accuracy")]
     rows += [
-        (name, _percent(iou), _percent(result["accuracy"][name]))
+        (printable(name), _percent(iou), _percent(result["accuracy"][name]))
         for name, iou in result["iou"].items()
     ]
     rows.append(("mean", _percent(result["miou"]), _percent(result["mean_accuracy"])))

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli
+from jaxseg.checkpoints.known_data import remember_data
 from jaxseg.checkpoints.manager import CheckpointManager
 from jaxseg.checkpoints.run import load, save, write_metadata
 from jaxseg.data.images import read_image
@@ -89,6 +90,7 @@ def trained(tmp_path_factory):
         eval_batch_size=4,
     )
     write_metadata(folder / "run", metadata)
+    remember_data(metadata)
     # The same net, fed at another size.
     shutil.copytree(folder / "run", folder / "resized")
     write_metadata(folder / "resized", metadata.replace(image_size=(24, 40)))
