@@ -175,8 +175,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     step = values.get("step") if isinstance(values, dict) else None
-    is_step = isinstance(step, int) and not isinstance(step, bool)
-    return values if is_step and 0 <= step <= MAX_STEP else None
+    if not isinstance(step, int) or isinstance(step, bool):
+        return None
+    return values if 0 <= step <= MAX_STEP else None
 
 
 def _to_json(value: Any) -> Any:

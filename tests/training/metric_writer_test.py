@@ -46,3 +46,36 @@ def test_a_log_that_ends_in_the_middle_of_a_line_is_read_up_to_it(tmp_path):
     assert read_metrics(tmp_path) == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "lo')
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2}]
+
+
+ODD = [
+    "null",
+    "[]",
+    "3",
+    "{}",
+    '{"step": "4"}',
+    '{"step": null}',
+    '{"step": true}',
+    '{"step": -1}',
+    '{"step": 100000000000000000}',
+    '{"step": 1.5}',
+    '{"step": 1, "step": 2}',
+    "[" * 100_000,
+    '{"step": ' + "9" * 5000 + "}",
+    "\u2028",
+    "",
+]
+
+
+def test_odd_lines_are_left_out_and_kept_in_the_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = ['{"step": 1, "loss": 2}', '{"step": 3, "loss": 4}', '{"step": 5}']
+    path.write_text("\n".join([good[0], *ODD, good[1], good[2], '{"st']))
+    with path.open("ab") as file:
+        file.write(b"\xff")
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 5]
+    with MetricWriter(tmp_path, start=3, steps=10) as writer:
+        writer.write(4, {"loss": 5})
+    lines = path.read_text().split("\n")
+    assert lines[:-2] == [good[0], *ODD, good[1]]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 4]
