@@ -1,6 +1,7 @@
 """Functions that several commands share."""
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import json
@@ -304,18 +305,42 @@ def check_output_file(path: Path) -> None:
 
 def complain(error: Exception, about: Path | None = None, advice: str = "") -> None:
     """Prints an error to stderr: the file that it is about, its message, and advice."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror is not None:
-        # A full disk has no name.
-        place = "" if error.filename is None else f"{error.filename}: "
-        text = f"{place}{error.strerror}"
-    elif not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text} (add --debug to print the traceback)"
+    text = _explain(error)
     if about is not None and str(about) not in text:
         text = f"{about}: {text}"
     # No line of a message can pass for one of jaxseg's own.
     text = "\n".join(printable(line) for line in f"{text}{advice}".split("\n"))
     print(f"error: {textwrap.indent(text, '  ')[2:]}", file=sys.stderr, flush=True)
+
+
+_CURES = {
+    errno.ENOSPC: "free some space, and run the command again",
+    errno.EDQUOT: "your quota is used up: free some space, and run the command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "use a folder that you can write to",
+}
+
+
+def _explain(error: Exception) -> str:
+    """The message of an error, with the file that it is about and the cure if known."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = "" if error.filename is None else f"{error.filename}: "
+        cure = _CURES.get(error.errno or 0)
+        return f"{place}{error.strerror}" + (f"; {cure}" if cure else "")
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        from jaxseg.training.errors import OutOfMemoryError
+
+        if isinstance(error, OutOfMemoryError):
+            return text
+        cause = text.partition("\n")[0][:200] or type(error).__name__
+        return (
+            f"not enough memory ({cause}); use smaller images or tiles (--tile), or a "
+            "smaller --batch-size"
+        )
+    if isinstance(error, ValueError):
+        return text
+    return f"{type(error).__name__}: {text} (add --debug to print the traceback)"
 
 
 def parse_size(text: str) -> tuple[int, int]:

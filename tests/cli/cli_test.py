@@ -419,8 +419,34 @@ def test_a_full_disk_is_called_so(trained, images, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(Image.Image, "save", fails)
     args = ("--workdir", trained / "run", "--output", tmp_path / "out")
     assert run("predict", images / "a.png", *args) == 1
+    picture = tmp_path / "out" / "a_overlay.png"
+    assert capsys.readouterr().err == (
+        f"error: {images / 'a.png'}: {picture}: No space left on device; free some "
+        "space, and run the command again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"
+        ),
+    ],
+)
+def test_little_memory_is_one_line_with_the_cure(
+    trained, images, tmp_path, capsys, monkeypatch, error
+):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr("jaxseg.inference.predictor.Predictor.__call__", fails)
+    args = ("--workdir", trained / "run", "--output", tmp_path / "out")
+    assert run("predict", images / "a.png", *args) == 1
     said = capsys.readouterr().err
-    assert said == f"error: {images / 'a.png'}: No space left on device\n"
+    assert said.count("\n") == 1
+    assert "not enough memory (" in said and "--tile" in said
 
 
 def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys):
