@@ -1,11 +1,13 @@
 """Metadata of a run: everything that is needed to use a trained network."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxseg.ops.image_normalization import Normalization
+from jaxseg.utils.classes import MAX_CLASSES
 from jaxseg.utils.files import PREPARED_DIR
 
 FORMAT_VERSION = 2
@@ -17,6 +19,17 @@ FOLDER_DATASET = {
     "prepared_dir": PREPARED_DIR,
 }
 """Data set of a network that was not trained by jaxseg: a folder, given when used."""
+
+# Bounds on numbers, so that no file makes jaxseg build or draw without end.
+MAX_CHANNELS = 1024
+MAX_SIDE_PX = 2**14
+MAX_BATCH = 2**16
+MAX_STEP = 2**53
+MAX_MODEL_INTEGER = 2**13
+MAX_MODEL_SUM = 2**16
+MAX_DATA_INTEGER = 2**20
+MAX_DATA_PIXELS = MAX_SIDE_PX**2
+MAX_NESTING = 32
 
 Color = tuple[int, int, int]
 
@@ -37,7 +50,8 @@ class RunMetadata:
         channels: number of channels of the images.
         image_size: (height, width) in pixels that images are resized to; None if they
             keep their size.
-        data: keyword arguments of `jaxseg.data.create_source`, without the split.
+        data: keyword arguments of `jaxseg.data.create_source`, without the split. They
+            name folders; do not use those of a stranger's metadata.
         train_split: name of the training split.
         val_split: name of the validation split.
         eval_batch_size: global batch size of evaluations.
@@ -70,7 +84,7 @@ class RunMetadata:
         """Converts lists to tuples, and checks all fields.
 
         Raises:
-            MetadataError: if a field has an invalid value.
+            MetadataError: if a field has an invalid value, or a number is too large.
         """
         for name in ("class_names", "palette", "image_size"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
@@ -79,6 +93,8 @@ class RunMetadata:
                 value = repr(getattr(self, name))
                 shown = value if len(value) <= 80 else f"{value[:77]}..."
                 raise MetadataError(f"{name} is {shown}; it must be {expected}.")
+        _check_model_numbers(self.model)
+        _check_data_numbers(self.data)
         if len(self.palette) != self.num_classes:
             raise MetadataError(
                 f"palette has {len(self.palette)} colors for {self.num_classes} "
@@ -164,12 +180,59 @@ class RunMetadata:
             ) from error
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _check_model_numbers(model: Mapping[str, Any]) -> None:
+    """Bounds widths and depths before a model is built."""
+    total = 0
+    for name, value in _numbers("model", model):
+        if isinstance(value, int):
+            total += abs(value)
+            _check_most(name, abs(value), MAX_MODEL_INTEGER)
+        elif not math.isfinite(value):
+            raise MetadataError(f"{name} is {value}; it must be finite.")
+    _check_most("the sum of all integers of the model", total, MAX_MODEL_SUM)
 
 
-def _is_positive(value: Any) -> bool:
-    return _is_count(value) and value > 0
+def _check_data_numbers(data: Mapping[str, Any]) -> None:
+    """Bounds numbers of examples and sizes of images before a data set is drawn."""
+    areas: dict[str, int] = {}
+    for name, value in _numbers("data", data):
+        if not isinstance(value, int):
+            continue
+        _check_most(name, abs(value), MAX_DATA_INTEGER)
+        owner, bracket, _ = name.rpartition("[")
+        if bracket:
+            areas[owner] = areas.get(owner, 1) * abs(value)
+            _check_most(f"the product of {owner}", areas[owner], MAX_DATA_PIXELS)
+
+
+def _check_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        # Huge integers cannot be printed.
+        shown = value if value < 10**30 else "too large"
+        raise MetadataError(f"{name} is {shown}; it must be at most {most}.")
+
+
+def _numbers(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """All numbers in nested values, with names such as "model.depths[0]"."""
+    if depth > MAX_NESTING:
+        raise MetadataError(f"{name[:80]} is nested too deeply.")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(f"{name}.{key}", item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _numbers(f"{name}[{index}]", item, depth + 1)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
+
+
+def _is_count(value: Any, most: int = MAX_STEP) -> bool:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and 0 <= value <= most
+
+
+def _is_positive(value: Any, most: int = MAX_STEP) -> bool:
+    return _is_count(value, most) and value > 0
 
 
 def _is_color(value: Any) -> bool:
@@ -182,15 +245,9 @@ def _is_color(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     return (
-        isinstance(value, tuple) and len(value) == 2 and all(map(_is_positive, value))
-    )
-
-
-def _is_normalization(value: Any) -> bool:
-    return (
-        isinstance(value, Normalization)
-        and all(isinstance(v, int | float) for v in (*value.mean, *value.std))
-        and all(v > 0 for v in value.std)
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(_is_positive(side, MAX_SIDE_PX) for side in value)
     )
 
 
@@ -212,23 +269,34 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "the arguments of create_model, with a name",
     ),
     "class_names": (
-        lambda x: isinstance(x, tuple) and bool(x) and all(map(_is_text, x)),
-        "a tuple of names, at least one",
+        lambda x: (
+            isinstance(x, tuple) and 0 < len(x) <= MAX_CLASSES and all(map(_is_text, x))
+        ),
+        f"a tuple of 1 to {MAX_CLASSES} names",
     ),
     "palette": (
         lambda x: isinstance(x, tuple) and all(map(_is_color, x)),
         "a tuple of RGB colors from 0 to 255",
     ),
     "normalization": (
-        _is_normalization,
+        lambda x: isinstance(x, Normalization),
         "a Normalization: numbers mean, and positive numbers std",
     ),
-    "channels": (_is_positive, "a positive integer"),
-    "image_size": (_or_none(_is_size), "(height, width) in pixels, or None"),
+    "channels": (
+        lambda x: _is_positive(x, MAX_CHANNELS),
+        f"a positive integer up to {MAX_CHANNELS}",
+    ),
+    "image_size": (
+        _or_none(_is_size),
+        f"(height, width) in pixels, up to {MAX_SIDE_PX} each, or None",
+    ),
     "data": (_is_mapping, "the arguments of create_source"),
     "train_split": (_is_text, "a name"),
     "val_split": (_is_text, "a name"),
-    "eval_batch_size": (_is_positive, "a positive integer"),
+    "eval_batch_size": (
+        lambda x: _is_positive(x, MAX_BATCH),
+        f"a positive integer up to {MAX_BATCH}",
+    ),
     "absent": (lambda x: x in ("exclude", "zero"), "'exclude' or 'zero'"),
     "config": (_or_none(_is_mapping), "a mapping, or None"),
     "imported": (_or_none(_is_mapping), "a mapping, or None"),
@@ -245,7 +313,10 @@ def _normalization(value: Any) -> Any:
         and value.keys() == {"mean", "std"}
         and all(isinstance(v, list | tuple) for v in value.values())
     ):
-        return Normalization(tuple(value["mean"]), tuple(value["std"]))
+        try:
+            return Normalization(value["mean"], value["std"])
+        except ValueError as error:
+            raise MetadataError(f"normalization is {value}: {error}") from error
     return value
 
 

@@ -20,6 +20,9 @@ if version("jaxlib").startswith(("0.8.", "0.9.", "0.10.")):  # others may not kn
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="jaxseg-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["XDG_STATE_HOME"] = (
+    _state := tempfile.TemporaryDirectory(prefix="jaxseg-tests-")
+).name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax

@@ -1,6 +1,7 @@
 """Metadata survives JSON; what is not metadata is refused by name."""
 
 import json
+import math
 
 import pytest
 
@@ -74,24 +75,27 @@ def test_a_changed_copy_is_checked():
         ("model", {}, "create_model"),
         ("model", {"name": 3}, "create_model"),
         ("model", "segnet", "create_model"),
-        ("class_names", (), "at least one"),
-        ("class_names", "abc", "a tuple of names"),
-        ("class_names", (0, 1, 2), "a tuple of names"),
+        ("class_names", (), "1 to 255 names"),
+        ("class_names", tuple(map(str, range(256))), "1 to 255 names"),
+        ("class_names", "abc", "a tuple of 1 to 255 names"),
+        ("class_names", (0, 1, 2), "a tuple of 1 to 255 names"),
         ("palette", None, "RGB colors"),
         ("palette", ((0, 0),) * 3, "RGB colors"),
         ("palette", ((0, 0, 256),) * 3, "RGB colors"),
         ("palette", ((0, 0, 0.5),) * 3, "RGB colors"),
         ("palette", ((0, 0, 0),) * 2, "2 colors for 3 classes"),
         ("normalization", None, "a Normalization"),
-        ("normalization", Normalization(("1",), (1.0,)), "numbers mean"),
-        ("normalization", Normalization((1.0,), (0.0,)), "positive numbers std"),
         ("normalization", Normalization((1.0, 2.0), (1.0,)), "of the 3 channels"),
         ("channels", 0, "a positive integer"),
         ("channels", True, "a positive integer"),
         ("channels", 3.0, "a positive integer"),
-        ("image_size", (16,), "in pixels, or None"),
-        ("image_size", (16, 0), "in pixels, or None"),
-        ("image_size", 16, "in pixels, or None"),
+        ("image_size", (16,), r"\(height, width\) in pixels"),
+        ("image_size", (16, 0), r"\(height, width\) in pixels"),
+        ("image_size", 16, r"\(height, width\) in pixels"),
+        ("image_size", (16, 10**9), "up to 16384 each"),
+        ("channels", 10**9, "up to 1024"),
+        ("eval_batch_size", 10**9, "up to 65536"),
+        ("step", 10**400, "a step, or None"),
         ("data", None, "create_source"),
         ("train_split", None, "a name"),
         ("val_split", 1, "a name"),
@@ -108,6 +112,27 @@ def test_a_changed_copy_is_checked():
 def test_invalid_values_name_their_field(field, value, message):
     with pytest.raises(MetadataError, match=f"^{field} .*{message}"):
         make_metadata(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model", {"depth": 10**9}, r"^model.depth is 1000000000; .* at most 8192"),
+        ("model", {"depths": [1, 10**400]}, r"^model.depths\[1\] is too large"),
+        (
+            "model",
+            {"encoder_kwargs": {"width": -(10**6)}},
+            "model.encoder_kwargs.width",
+        ),
+        ("model", {"depths": [8000] * 9}, "sum of all integers of the model is 72000"),
+        ("model", {"dropout": math.nan}, "model.dropout is nan; it must be finite"),
+        ("data", {"train_examples": 10**9}, "data.train_examples is 1000000000"),
+        ("data", {"image_size": [2**17, 2**17]}, "product of data.image_size"),
+    ],
+)
+def test_numbers_are_bounded_before_anything_is_built(field, value, message):
+    with pytest.raises(MetadataError, match=message):
+        make_metadata(**{field: {"name": "net"} | value})
 
 
 def test_names_and_the_model_must_have_equally_many_classes():
@@ -130,6 +155,13 @@ def test_a_long_value_is_abbreviated():
         ({"normalization": {"mean": "123", "std": [1]}}, "normalization is"),
         ({"normalization": [1, 2]}, "normalization is"),
         ({"normalization": {"mean": 1, "std": 1}}, "normalization is"),
+        ({"normalization": {"mean": ["1"], "std": [1]}}, "mean is .* finite numbers"),
+        ({"normalization": {"mean": [0.0], "std": [0.0]}}, "std is .* positive"),
+        ({"normalization": {"mean": [0.0], "std": [-1]}}, "std is .* positive"),
+        ({"normalization": {"mean": [0.0], "std": [1e-50]}}, "std is .* positive"),
+        ({"normalization": {"mean": [0.0], "std": [math.nan]}}, "std is .* positive"),
+        ({"normalization": {"mean": [math.inf], "std": [1]}}, "mean is .* finite"),
+        ({"normalization": {"mean": [10**400], "std": [1]}}, "mean is .* finite"),
     ],
 )
 def test_damaged_content_names_its_source(change, message):
@@ -152,11 +184,15 @@ def test_other_json_is_not_metadata(content):
         RunMetadata.from_json(content)
 
 
-@pytest.mark.parametrize("field", ["class_names", "image_size", "absent"])
+@pytest.mark.parametrize(
+    "field", ["class_names", "image_size", "absent", "model", "data"]
+)
 def test_deep_nesting_is_an_error_of_the_metadata(field):
     value = []
     for _ in range(100_000):
         value = [value]
+    if field in ("model", "data"):
+        value = {"name": "net", "deep": value}
     content = through_text(make_metadata()) | {field: value}
     with pytest.raises(MetadataError, match="nested too deeply"):
         RunMetadata.from_json(content)

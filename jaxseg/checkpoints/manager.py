@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import logging
 import os
 import re
@@ -23,7 +22,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxseg.parallel.distributed import any_process, check_same, limited_wait
-from jaxseg.utils.files import TEXT_LIMIT, read_file
+from jaxseg.utils.files import TEXT_LIMIT
+from jaxseg.utils.json_file import read_json
 from jaxseg.utils.trees import flatten
 
 State = TypeVar("State")
@@ -459,10 +459,10 @@ def read_score(path: Path) -> float:
     if not file.exists():
         return UNSCORED
     try:
-        score = json.loads(read_file(file))["miou"]
+        score = read_json(file)["miou"]
         if type(score) not in (int, float):
             raise ValueError("it has no number")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CorruptCheckpointError(
             f"{file} is damaged ({str(error)[:200]}); delete it, and the checkpoint "
             "counts as not evaluated."

@@ -22,21 +22,33 @@ import orbax.checkpoint as ocp
 
 from jaxseg.checkpoints.manager import (
     CheckpointManager,
+    CorruptCheckpointError,
     complete_steps,
     corrupt,
+    disk_bytes,
     read_score,
     stored_shapes,
 )
 from jaxseg.data.palette import distinct_palette
 from jaxseg.metadata import MetadataError, RunMetadata
 from jaxseg.models import create_model
-from jaxseg.models.variables import Variables, abstract_variables
+from jaxseg.models.variables import (
+    CALLS_PER_ARRAY,
+    MIN_CALLS,
+    Variables,
+    abstract_variables,
+    limited_calls,
+)
 from jaxseg.ops.image_normalization import Normalization
+from jaxseg.utils.classes import check_max_classes
 from jaxseg.utils.files import write_atomically
+from jaxseg.utils.json_file import read_json
 from jaxseg.utils.trees import flatten, replace_leaves
 from jaxseg.weights import importer
 from jaxseg.weights.mapping import WeightsError
 from jaxseg.weights.surgery import transfer
+from jaxseg.weights.untrusted import allowance
+from jaxseg.weights.values import check_values
 
 METADATA = "metadata.json"
 
@@ -56,17 +68,28 @@ def load(
 
     Raises:
         ValueError: if the workdir or the checkpoint does not exist.
-        MetadataError: if the metadata is damaged or of a newer version.
-        CorruptCheckpointError: if files are damaged or missing.
+        MetadataError: if the metadata is damaged or of a newer version, or its model
+            cannot be built.
+        CorruptCheckpointError: if files are damaged or missing, or do not belong to the
+            model.
+        WeightsError: if weights are NaN or infinite, or variances negative.
     """
     metadata = read_metadata(workdir)
     step = find_step(workdir, checkpoint)
-    model = create_model(**metadata.model)
     path = Path(workdir).absolute() / "checkpoints" / str(step)
-    averaged = any(name.startswith("ema/") for name in stored_shapes(path))
-    params = "ema" if averaged else "params"
-    like = abstract_variables(model, metadata.channels)
+    size = disk_bytes(path)
+    stored = stored_shapes(path)
+    try:
+        with limited_calls(CALLS_PER_ARRAY * len(stored) + MIN_CALLS):
+            model = create_model(**metadata.model)
+            like = abstract_variables(model, metadata.channels)
+    except Exception as error:  # arguments of another type raise many kinds
+        raise MetadataError(
+            f"The model in {Path(workdir) / METADATA} cannot be built: {error}"
+        ) from error
+    params = "ema" if any(name.startswith("ema/") for name in stored) else "params"
     like = {params: like["params"], "batch_stats": like.get("batch_stats", {})}
+    _check_stored(path, stored, like, size)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
@@ -83,6 +106,7 @@ def load(
             )
     except Exception as error:
         raise corrupt(path, error) from error
+    check_values(flatten(variables), path)
     variables["params"] = variables.pop(params)
     return model, variables, metadata.replace(step=step)
 
@@ -110,10 +134,11 @@ def save(
 
     Raises:
         ValueError: if the folder contains a run, or the variables do not match the
-            model.
+            model, are not finite, or are negative variances.
         MetadataError: if a field of the metadata has an invalid value.
     """
     workdir, num_classes = Path(workdir), model["num_classes"]
+    check_max_classes(num_classes)
     if (workdir / METADATA).exists() or (workdir / "checkpoints").exists():
         raise ValueError(f"{workdir} already contains a run; use another folder.")
     if not isinstance(normalization, Normalization):
@@ -291,10 +316,30 @@ def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
             f"{workdir} is not the workdir of a training run: it has no {METADATA}."
         )
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MetadataError(f"{path} is damaged: {error}.") from error
+        content = read_json(path)
+    except ValueError as error:
+        raise MetadataError(str(error)) from error
     return RunMetadata.from_json(content, str(path))
+
+
+def _check_stored(
+    path: Path, stored: Mapping[str, tuple[int, ...]], like: Any, size: int
+) -> None:
+    """Checks a checkpoint against its model, before memory for it is allocated."""
+    wanted = flatten(like)
+    for name, leaf in wanted.items():
+        if stored.get(name) != leaf.shape:
+            raise CorruptCheckpointError(
+                f"The checkpoint {path} does not belong to the model in {METADATA}: "
+                f"{name} is {stored.get(name, 'missing')}, and must be {leaf.shape}."
+            )
+    if sum(leaf.size * leaf.dtype.itemsize for leaf in wanted.values()) > allowance(
+        size
+    ):
+        raise CorruptCheckpointError(
+            f"The checkpoint {path} declares far more numbers than its {size:,} bytes "
+            "can hold; it is damaged."
+        )
 
 
 def _versions() -> dict[str, str]:
@@ -328,3 +373,4 @@ def _check_variables(state: Variables, metadata: RunMetadata) -> None:
             "unknown."
         )
     transfer(state, like)  # raises an error for a wrong shape
+    check_values(given, "the model to save")

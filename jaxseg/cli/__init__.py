@@ -23,6 +23,7 @@ from jaxseg.cli import (
     weights,
 )
 from jaxseg.cli.common import complain, import_advice, import_modules
+from jaxseg.utils.text import printable_output
 
 COMMANDS = (
     configs.add,
@@ -49,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 1 after an error, which is printed to stderr as
         `error: ...`. Invalid arguments exit the process with status 2.
     """
+    # Names of classes and files may come from a stranger.
+    with printable_output():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     parser = _parser()
     args, others = parser.parse_known_args(argv)
     if others and not args.takes_config:

@@ -1,17 +1,21 @@
 """Functions that several commands share."""
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import json
 import math
+import shlex
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxseg.utils.registry import UnknownNameError
+from jaxseg.utils.text import printable
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -178,25 +182,90 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         help="split to evaluate (default: the validation split)",
     )
     parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="data set, if it differs from the one used for training; it must have the "
+        "same classes",
+    )
+    parser.add_argument(
         "--data-root",
         metavar="DIR",
-        help="folder of the data set, if it differs from the one used for training; "
-        "may be another data set with the same classes",
+        help="folder of the data set, if it differs from the one used for training",
     )
+    add_data_options(parser, "as in training")
+    parser.add_argument(
+        "--batch-size",
+        type=_positive,
+        metavar="N",
+        help="global batch size (default: as in training)",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds the options of a data set besides its name and its folder.
+
+    Args:
+        parser: of the command.
+        default: what the folder of prepared data is by default, for the help.
+    """
+    parser.add_argument(
+        "--options",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="""further options of the data set, such as '{"channels": 1}'""",
+    )
+    parser.add_argument(
+        "--prepared-dir",
+        metavar="DIR",
+        help=f"folder for prepared data (default: {default})",
+    )
+
+
+def _data_settings(
+    args: argparse.Namespace, metadata: "RunMetadata"
+) -> tuple[dict[str, Any], int]:
+    """Arguments of `create_source`, and the batch size.
+
+    A workdir may come from a stranger. Its folders and its batch size are used only if
+    this user has trained with them.
+    """
+    from jaxseg.checkpoints.known_data import is_known_data
+    from jaxseg.metadata import FOLDER_DATASET, RunMetadata
+
+    data, batch_size = dict(metadata.data), metadata.eval_batch_size
+    if not is_known_data(metadata):
+        root = data.pop("root", "")
+        if args.dataset is None and args.data_root is None:
+            cure = f"--dataset {data.get('dataset')}"
+            if root or data.get("dataset") == FOLDER_DATASET["dataset"]:
+                cure = f"--data-root {shlex.quote(str(root)) if root else 'DIR'}"
+            raise ValueError(
+                f"You have not trained with the data that {args.workdir} names, so they "
+                f"are not opened unasked. To evaluate on them, add {cure}"
+            )
+        untrusted = {"prepared_dir", *(key for key in data if key.startswith("trust"))}
+        data = {key: value for key, value in data.items() if key not in untrusted}
+        batch_size = RunMetadata.eval_batch_size
+    if args.dataset not in (None, data.get("dataset")):
+        data = {"dataset": args.dataset}
+    given = {"root": args.data_root, "prepared_dir": args.prepared_dir}
+    data |= {key: value for key, value in given.items() if value is not None}
+    return data | args.options, args.batch_size or batch_size
 
 
 def open_split(args: argparse.Namespace, metadata: "RunMetadata") -> "Source":
     """Opens the split to evaluate, from the options of `add_split`.
 
+    Sets `args.split` and `args.batch_size` to those that are used.
+
     Raises:
         ValueError: if the data set does not exist or has other classes than the
-            network.
+            network, or its folder is known only from the metadata of a stranger.
     """
     from jaxseg.data import create_source
 
-    arguments = dict(metadata.data)
-    if args.data_root is not None:
-        arguments["root"] = args.data_root
+    arguments, args.batch_size = _data_settings(args, metadata)
     root = arguments.get("root")
     if root and not Path(root).is_dir():
         raise ValueError(
@@ -236,16 +305,42 @@ def check_output_file(path: Path) -> None:
 
 def complain(error: Exception, about: Path | None = None, advice: str = "") -> None:
     """Prints an error to stderr: the file that it is about, its message, and advice."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror is not None:
-        # A full disk has no name.
-        place = "" if error.filename is None else f"{error.filename}: "
-        text = f"{place}{error.strerror}"
-    elif not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text} (add --debug to print the traceback)"
+    text = _explain(error)
     if about is not None and str(about) not in text:
         text = f"{about}: {text}"
-    print(f"error: {text}{advice}", file=sys.stderr, flush=True)
+    # No line of a message can pass for one of jaxseg's own.
+    text = "\n".join(printable(line) for line in f"{text}{advice}".split("\n"))
+    print(f"error: {textwrap.indent(text, '  ')[2:]}", file=sys.stderr, flush=True)
+
+
+_CURES = {
+    errno.ENOSPC: "free some space, and run the command again",
+    errno.EDQUOT: "your quota is used up: free some space, and run the command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "use a folder that you can write to",
+}
+
+
+def _explain(error: Exception) -> str:
+    """The message of an error, with the file that it is about and the cure if known."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = "" if error.filename is None else f"{error.filename}: "
+        cure = _CURES.get(error.errno or 0)
+        return f"{place}{error.strerror}" + (f"; {cure}" if cure else "")
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        from jaxseg.training.errors import OutOfMemoryError
+
+        if isinstance(error, OutOfMemoryError):
+            return text
+        cause = text.partition("\n")[0][:200] or type(error).__name__
+        return (
+            f"not enough memory ({cause}); use smaller images or tiles (--tile), or a "
+            "smaller --batch-size"
+        )
+    if isinstance(error, ValueError):
+        return text
+    return f"{type(error).__name__}: {text} (add --debug to print the traceback)"
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -256,6 +351,12 @@ def parse_size(text: str) -> tuple[int, int]:
             f"{text!r} is not a size; give height x width in pixels, such as 360x480"
         )
     return int(height), int(width)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxseg.cli.common import Commands, add_command, check_output_file, without_nan
 from jaxseg.cli.evaluate import REPORT
+from jaxseg.utils.text import printable
 
 LEVEL = 0.95
 TITLES = {"iou": "IoU", "boundary": "boundary F1"}
@@ -171,6 +172,7 @@ def _figures(counts: Any) -> list[float]:
 
 
 def _table(first: str, second: str, title: str, rows: dict[str, dict]) -> str:
+    rows = {printable(name): row for name, row in rows.items()}
     width = max(len(name) for name in rows)
     lines = []
     for name, row in rows.items():
@@ -183,7 +185,7 @@ def _table(first: str, second: str, title: str, rows: dict[str, dict]) -> str:
         )
     header = f"{'':<{width}}  {'A':>6}  {'B':>6}  {'difference':>10}"
     rule = "-" * (len(header) + 16)
-    named = f"{title}\nA  {first}\nB  {second}\n"
+    named = f"{title}\nA  {printable(first)}\nB  {printable(second)}\n"
     return "\n".join([named, header, rule, *lines[:-1], rule, lines[-1]])
 
 

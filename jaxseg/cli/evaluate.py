@@ -92,7 +92,11 @@ def run(args: Namespace) -> int:
         )
     began = time.perf_counter()
     confusion, calibration = score_split(
-        scoring, source, watchers=watchers, calibrate="calibration" in args.metrics
+        scoring,
+        source,
+        batch_size=args.batch_size,
+        watchers=watchers,
+        calibrate="calibration" in args.metrics,
     )
     seconds = time.perf_counter() - began
     result = confusion.compute(metadata.class_names, absent=metadata.absent)

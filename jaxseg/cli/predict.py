@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jaxseg.cli.common import Commands, add_command, check_writable, complain
 from jaxseg.cli.scoring import Scoring, add_scoring, open_scoring
+from jaxseg.utils.text import printable
 
 if TYPE_CHECKING:
     from jaxseg.inference.predictor import Predictor
@@ -77,7 +78,8 @@ def run(args: Namespace) -> int:
             complain(error, about=file.image, advice=advice)
         else:
             seconds = time.monotonic() - began
-            print(f"{file.image} -> {file.index} ({seconds:.2f} s)", flush=True)
+            done = f"{printable(file.image)} -> {printable(file.index)}"
+            print(f"{done} ({seconds:.2f} s)", flush=True)
     done = f"{len(files) - failed} of {len(files)}" if failed else f"{len(files)}"
     print(
         f"{done} images in {time.monotonic() - start:.1f} s; "

@@ -1,6 +1,5 @@
 """`jaxseg report`: an HTML page about a run."""
 
-import json
 import tempfile
 import time
 from argparse import Namespace
@@ -18,6 +17,7 @@ from jaxseg.cli.common import (
 )
 from jaxseg.cli.evaluate import REPORT
 from jaxseg.cli.scoring import Scoring, add_scoring, open_scoring, score_split
+from jaxseg.utils.json_file import read_json
 
 if TYPE_CHECKING:
     from jaxseg.data import Source
@@ -56,6 +56,7 @@ def run(args: Namespace) -> int:
     scoring = open_scoring(args)
     metadata = scoring.metadata
     check_output_file(args.output)
+    evaluation = _read_evaluation(Path(args.workdir))
     source = open_split(args, metadata)
     print(f"{scoring.description}; {len(source)} images of {args.split}", flush=True)
     began = time.perf_counter()
@@ -66,6 +67,7 @@ def run(args: Namespace) -> int:
         confusion, calibration = score_split(
             scoring,
             source,
+            batch_size=args.batch_size,
             watchers=[
                 image_metrics.add,
                 prediction_writer(predictions, metadata.palette, source.name),
@@ -74,7 +76,7 @@ def run(args: Namespace) -> int:
         )
         images = image_metrics.iou
         scores = confusion.compute(metadata.class_names, absent=metadata.absent)
-        boundary = _boundary(scoring, source, scores, Path(args.workdir))
+        boundary = _boundary(scoring, source, scores, evaluation)
         page = render(
             f"{Path(args.workdir).resolve().name}, step {metadata.step}",
             _facts(scoring, source, scores, calibration, images, boundary),
@@ -95,15 +97,35 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _boundary(
-    scoring: Scoring, source: "Source", scores: dict[str, Any], workdir: Path
-) -> dict[str, Any] | None:
-    """Boundary F1 from `jaxseg evaluate` in the workdir, if it had the same result."""
+def _read_evaluation(workdir: Path) -> dict[str, Any]:
+    """What `jaxseg evaluate` wrote to the workdir; empty if it was not run.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     path = workdir / REPORT
-    try:
-        evaluation = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+    evaluation = read_json(path) if path.is_file() else {}
+    if not isinstance(evaluation, dict):
+        raise ValueError(f"{path} is damaged: it is not a JSON object.")
+    if "boundary" in evaluation:
+        try:
+            boundary = evaluation["boundary"]["either"]
+            scores = [boundary["boundary_f1"], *boundary["by_class"].values()]
+            valid = boundary["by_class"].keys() == evaluation["iou"].keys()
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: boundary is not complete.") from error
+        if not valid or not all(x is None or isinstance(x, float) for x in scores):
+            raise ValueError(f"{path} is damaged: boundary has invalid values.")
+    return evaluation
+
+
+def _boundary(
+    scoring: Scoring,
+    source: "Source",
+    scores: dict[str, Any],
+    evaluation: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Boundary F1 from `jaxseg evaluate`, if it had the same result."""
     here = {
         "scoring": scoring.description,
         "split": source.split,
@@ -127,7 +149,8 @@ def _facts(
 
     spread = images.compute()
     parameters = sum(x.size for x in jax.tree.leaves(scoring.variables["params"]))
-    measured = {"boundary F1": f"{boundary['boundary_f1']:.1%}"} if boundary else {}
+    f1 = boundary and boundary["boundary_f1"]  # None without any boundary
+    measured = {} if f1 is None else {"boundary F1": f"{f1:.1%}"}
     return {
         "mIoU": f"{scores['miou']:.1%}",
         **measured,

@@ -1,6 +1,7 @@
 """Options of `evaluate`, `predict` and `report`: how images are scored."""
 
 import math
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxseg.cli.common import add_workdir, open_workdir, parse_size
 from jaxseg.utils.names import suggest_name
+from jaxseg.utils.text import direct
 
 if TYPE_CHECKING:
     import jax
@@ -156,6 +158,7 @@ def score_split(
     scoring: Scoring,
     source: "Source",
     *,
+    batch_size: int,
     watchers: "Sequence[Watch]",
     calibrate: bool,
 ) -> "tuple[Confusion, Calibration]":
@@ -164,6 +167,7 @@ def score_split(
     Args:
         scoring: from `open_scoring`.
         source: the split.
+        batch_size: global batch size.
         watchers: functions called with the index, prediction and label of each record.
         calibrate: whether to count confidence against accuracy.
 
@@ -181,7 +185,6 @@ def score_split(
         for watcher in watchers:
             watcher(index, prediction, label)
 
-    batch_size = scoring.metadata.eval_batch_size
     # The result does not depend on the devices, so use a number that divides the batch.
     space = scoring.space
     devices = math.gcd(batch_size, max(jax.device_count() // space, 1))
@@ -198,7 +201,9 @@ def score_split(
         scoring.variables,
         source,
         watch=watch,
-        progress=lambda batches: tqdm(batches, unit="batch", disable=None, leave=False),
+        progress=partial(
+            tqdm, file=direct(sys.stderr), unit="batch", disable=None, leave=False
+        ),
     )
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from jaxseg.cli.common import (
     Commands,
     add_command,
+    add_data_options,
     check_output_file,
-    json_object,
     without_nan,
 )
 from jaxseg.utils.files import PREPARED_DIR
@@ -42,19 +42,7 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help="split of the data set (default: val)",
     )
-    parser.add_argument(
-        "--options",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help="""further options of the data set, such as '{"channels": 1}'""",
-    )
-    parser.add_argument(
-        "--prepared-dir",
-        default=PREPARED_DIR,
-        metavar="DIR",
-        help="folder for prepared data (default: %(default)s, as in training)",
-    )
+    add_data_options(parser, PREPARED_DIR)
     parser.add_argument(
         "--factors",
         nargs="+",
@@ -89,7 +77,7 @@ def run(args: Namespace) -> int:
         args.dataset,
         args.split,
         root=args.data_root,
-        prepared_dir=args.prepared_dir,
+        prepared_dir=args.prepared_dir or PREPARED_DIR,
         **args.options,
     )
     info = source.info

@@ -84,7 +84,8 @@ def add_export(commands: Commands) -> None:
         summary="export weights to a safetensors file",
         description="Writes parameters and BatchNorm statistics under their own names,\n"
         "with a description of the model in the header. `jaxseg import-weights` makes\n"
-        "the same workdir from it, without the state of the optimizer.",
+        "the same workdir from it, without the state of the optimizer and without the\n"
+        "location of the data.",
         example="jaxseg export-weights --workdir runs/camvid "
         "--output camvid.safetensors",
     )
@@ -111,8 +112,15 @@ def run_import(args: Namespace) -> int:
     fields: dict[str, Any] = {"normalization": converted.mapping.normalization}
     exported = imported.metadata
     if exported is not None:
-        kept = ["channels", "image_size", "data", "train_split", "val_split"]
-        kept += ["eval_batch_size", "absent", "config"]
+        # Not `data` and `eval_batch_size`: a stranger's file must not choose folders.
+        kept = [
+            "channels",
+            "image_size",
+            "train_split",
+            "val_split",
+            "absent",
+            "config",
+        ]
         if exported.num_classes == imported.model["num_classes"]:
             kept += ["class_names", "palette"]
         fields |= {name: getattr(exported, name) for name in kept}

@@ -9,10 +9,16 @@ import jax
 import numpy as np
 
 from jaxseg.data import Source, eval_batches
-from jaxseg.inference.network import Refine, Scorer, eval_step
+from jaxseg.inference.network import (
+    NonFiniteScoresError,
+    Refine,
+    Scorer,
+    eval_step,
+)
 from jaxseg.metrics import Calibration, Confusion
 from jaxseg.models.variables import Variables
 from jaxseg.parallel.mesh import REPLICATED, SPLIT, Parallel
+from jaxseg.utils.classes import check_max_classes
 
 IN_FLIGHT = 2
 """Number of batches that are dispatched before the results of one are read."""
@@ -69,8 +75,10 @@ class Evaluator:
             calibrate: whether to count confidence against accuracy.
 
         Raises:
-            ValueError: if the batch size is not divisible by the number of devices.
+            ValueError: if the batch size is not divisible by the number of devices, or
+                there are more than 255 classes.
         """
+        check_max_classes(num_classes)
         parallel.check_batch(batch_size)
         self._num_classes = num_classes
         self._parallel = parallel
@@ -118,6 +126,7 @@ class Evaluator:
         Raises:
             ValueError: if a batch has too many pixels for int32 counts.
             EvaluationStopped: if `signum` returns the number of a signal.
+            NonFiniteScoresError: if scores are NaN or infinite; names the image.
         """
         index, count = self._parallel.process_shard
         batches = self._batches(source, process_index=index, process_count=count)
@@ -134,19 +143,22 @@ class Evaluator:
                     f"{MAX_PIXELS}; use a smaller batch_size."
                 )
             labels = batch["label"]
-            prediction, counts = self._step(variables, self._parallel.place(batch))
-            return prediction, counts, index, labels, batch["size"]
+            result, counts = self._step(variables, self._parallel.place(batch))
+            return *result, counts, index, labels, batch["size"]
 
         confusion, calibration = Confusion.zeros(self._num_classes), Calibration.zeros()
         launched = map(launch, progress(batches))
-        for prediction, counts, index, labels, sizes in _lag(launched, IN_FLIGHT):
+        for result in _lag(launched, IN_FLIGHT):
+            prediction, finite, counts, index, labels, sizes = result
             counts = jax.device_get(counts)
+            for number in index[(index >= 0) & ~_local(finite)]:
+                raise NonFiniteScoresError(f"the image {source.name(int(number))}")
             confusion += Confusion(counts["confusion"])
             if "calibration" in counts:
                 calibration += Calibration(*counts["calibration"])
             if watch is not None:
                 for number, classes, label, (height, width) in zip(
-                    index, _local(prediction), labels, sizes
+                    index, _local(prediction, axes=2), labels, sizes
                 ):
                     if number >= 0:
                         inside = slice(height), slice(width)
@@ -164,10 +176,15 @@ def _lag(items: Iterable[Any], lag: int) -> Iterator[Any]:
     yield from drawn
 
 
-def _local(prediction: jax.Array) -> np.ndarray:
-    """This process's shard of a split output, [b, H, W], in the order of its batch."""
+def _local(output: jax.Array, axes: int = 0) -> np.ndarray:
+    """This process's shard of a split output, in the order of its batch.
+
+    Args:
+        output: of a step; each image has this number of axes.
+        axes: number of axes without that of the batch.
+    """
     # Devices that share the rows of images have a copy each.
-    shards = {s.index[0].start or 0: s.data for s in prediction.addressable_shards}
+    shards = {s.index[0].start or 0: s.data for s in output.addressable_shards}
     rows = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
     # Under pmap an axis of devices precedes that of the batch.
-    return rows.reshape(-1, *rows.shape[-2:])
+    return rows.reshape(-1, *rows.shape[rows.ndim - axes :])

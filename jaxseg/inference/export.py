@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from jaxseg.inference.network import choose_classes
 from jaxseg.inference.predictor import INPUT_MULTIPLE_PX, Predictor
 from jaxseg.inference.scorers import network, resized
 from jaxseg.metadata import RunMetadata
@@ -220,7 +221,7 @@ def _output(image: jax.Array, *, output: str, **network: Any) -> jax.Array:
     logits = _logits(image, **network)
     if output == "probabilities":
         return jax.nn.softmax(logits, axis=-1)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    return choose_classes(logits)
 
 
 def _logits(

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxseg.metrics import BoundaryF1, Confusion, ImageIoU, Trimap
-from jaxseg.utils.files import write_atomically
+from jaxseg.utils.files import read_file, write_atomically
+from jaxseg.utils.json_file import parse_json
 from jaxseg.visualization.overlays import Palette, index_png
+
+MAX_BYTES = 2**30
+"""Largest file of counts, and largest memory for its arrays."""
 
 Counts = TypeVar("Counts", ImageIoU, BoundaryF1)
 
@@ -137,17 +143,43 @@ def load_counts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     if not path.is_file():
         raise ValueError(f"{path} does not exist; `jaxseg evaluate` writes it.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            index = arrays["index"]
-            counts: dict[str, Any] = {"iou": ImageIoU(index, arrays["iou"])}
-            if "boundary" in arrays:
-                counts["boundary"] = BoundaryF1(index, arrays["boundary"])
-    except (OSError, KeyError, ValueError) as error:
+        arrays = _read_arrays(path)
+        about = parse_json(str(arrays["about"]), str(path))
+        names, images = (about[key] for key in ("class_names", "images"))
+        counts: dict[str, Any] = {"iou": ImageIoU(arrays["index"], arrays["iou"])}
+        if "boundary" in arrays:
+            counts["boundary"] = BoundaryF1(arrays["index"], arrays["boundary"])
+        valid = (
+            all(isinstance(name, str) for name in (*names, *images))
+            and len(images) == len(counts["iou"].index)
+            and all(len(names) == count.num_classes for count in counts.values())
+        )
+    except Exception as error:  # zip files and arrays raise many kinds of errors
         raise ValueError(
-            f"{path} is damaged, or not a file of image counts."
+            f"{path} is damaged, or not a file of image counts ({str(error)[:200]})."
         ) from error
+    if not valid:
+        raise ValueError(f"{path} is damaged: its names do not match its counts.")
     return about, counts
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, which need no more memory than `MAX_BYTES`."""
+    content = io.BytesIO(read_file(path, MAX_BYTES))
+    with zipfile.ZipFile(content) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > MAX_BYTES:
+            raise ValueError(f"its arrays have more than {MAX_BYTES:,} bytes")
+        for entry in entries:
+            with archive.open(entry) as file:
+                np.lib.format.read_magic(file)
+                # NumPy allocates memory for the shape before it reads.
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} ends early")
+    content.seek(0)
+    with np.load(content, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _concatenate(counts: list[Counts]) -> Counts:

@@ -16,6 +16,7 @@ from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import resize_bilinear_to
 from jaxseg.parallel.mesh import Batch, psum_over
+from jaxseg.utils.classes import check_max_classes
 
 Scorer = Callable[[Variables, jax.Array], jax.Array]
 """Variables and images, uint8 [B, H, W, C], to scores; see `inference.scorers`."""
@@ -23,6 +24,18 @@ Scorer = Callable[[Variables, jax.Array], jax.Array]
 Refine = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """Refines probabilities [B, H, W, K] by images, uint8 [B, H, W, C], and their heights and
 widths without padding, int32 [B, 2]; such as a CRF."""
+
+
+class NonFiniteScoresError(ValueError):
+    """A network's scores are NaN or infinite, so its classes would mean nothing."""
+
+    def __init__(self, image: str = "this image"):
+        """Names the image."""
+        super().__init__(
+            f"The network's scores for {image} are NaN or infinite. Use weights from "
+            "before the training diverged, and images like those of the training; with "
+            "a dtype of 16 bits, float32."
+        )
 
 
 def predict_logits(
@@ -69,6 +82,39 @@ def score_images(
     return log_probabilities(refine(jax.nn.softmax(scores), image, batch["size"]))
 
 
+def choose_classes(scores: jax.Array) -> jax.Array:
+    """The class of highest score of each pixel.
+
+    Args:
+        scores: [..., K].
+
+    Returns:
+        uint8 [...].
+
+    Raises:
+        ValueError: if there are more classes than uint8 can hold beside void.
+    """
+    check_max_classes(scores.shape[-1])
+    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+
+
+def are_finite(scores: jax.Array, size: jax.Array) -> jax.Array:
+    """Whether all scores of each image are finite, without its padding.
+
+    Args:
+        scores: [B, H, W, K].
+        size: height and width of each image without padding, int32 [B, 2].
+
+    Returns:
+        bool [B].
+    """
+    rows, columns = (jnp.arange(n) for n in scores.shape[1:3])
+    padding = rows[None, :, None] >= size[:, 0, None, None]
+    padding |= columns[None, None, :] >= size[:, 1, None, None]
+    finite = jnp.all(jnp.isfinite(scores), axis=-1)
+    return jnp.all(finite | padding, axis=(1, 2))
+
+
 def eval_step(
     variables: Variables,
     batch: Batch,
@@ -79,7 +125,7 @@ def eval_step(
     refine: Refine | None = None,
     calibrate: bool = False,
     axis_name: str | None = None,
-) -> tuple[jax.Array, dict[str, Any]]:
+) -> tuple[tuple[jax.Array, jax.Array], dict[str, Any]]:
     """Evaluates one batch at the size of its labels.
 
     Args:
@@ -93,9 +139,9 @@ def eval_step(
         axis_name: mapped axis of the batch; None under `jit`.
 
     Returns:
-        Predictions, uint8 [B, H, W], and counts of the global batch: "confusion", int32
-        [K, K], truth by prediction, and with `calibrate` "calibration", from
-        `calibration_counts`.
+        Predictions, uint8 [B, H, W], and whether the scores are finite, bool [B]; and
+        counts of the global batch: "confusion", int32 [K, K], truth by prediction, and
+        with `calibrate` "calibration", from `calibration_counts`.
     """
     label = batch["label"]
     height, width = label.shape[1:3]
@@ -106,10 +152,12 @@ def eval_step(
         out_shape=(height, width) if resized else None,
         refine=refine,
     )
-    prediction = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+    prediction = choose_classes(scores)
+    finite = are_finite(scores, batch["size"])
     counts: dict[str, Any] = {
         "confusion": confusion_counts(prediction, label, num_classes)
     }
     if calibrate:
         counts["calibration"] = calibration_counts(jax.nn.softmax(scores), label)
-    return prediction, jax.tree.map(lambda count: psum_over(count, axis_name), counts)
+    counts = jax.tree.map(lambda count: psum_over(count, axis_name), counts)
+    return (prediction, finite), counts

@@ -12,7 +12,14 @@ import numpy as np
 
 from jaxseg.data.images import check_image
 from jaxseg.data.transforms import resize_image
-from jaxseg.inference.network import Refine, Scorer, score_images
+from jaxseg.inference.network import (
+    NonFiniteScoresError,
+    Refine,
+    Scorer,
+    are_finite,
+    choose_classes,
+    score_images,
+)
 from jaxseg.inference.scorers import entropy, network
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
@@ -85,6 +92,7 @@ class Predictor:
 
         Raises:
             ValueError: if the image has another dtype or shape, or is empty.
+            NonFiniteScoresError: if the network's scores are NaN or infinite.
         """
         return self._run(image, with_entropy=False)[0]
 
@@ -118,7 +126,9 @@ class Predictor:
             if self._refines:
                 batch["original"] = pad_edges(image, shape)[None]
         predict = self._compile(out_shape, with_entropy)
-        results = predict(self._variables, self._parallel.place(batch))
+        finite, *results = predict(self._variables, self._parallel.place(batch))
+        if not finite[0]:
+            raise NonFiniteScoresError
         # Copies, to release the padded arrays.
         return [np.array(result[0, :height, :width]) for result in results]
 
@@ -141,13 +151,13 @@ def _predict(
     with_entropy: bool,
     axis_name: None,
 ) -> tuple[jax.Array, ...]:
-    """Classes, and normalized entropies if requested."""
+    """Whether scores are finite, classes, and normalized entropies if requested."""
     del axis_name
     scores = score_images(
         variables, batch, scorer=scorer, out_shape=out_shape, refine=refine
     )
-    classes = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+    finite, classes = are_finite(scores, batch["size"]), choose_classes(scores)
     if not with_entropy:
-        return (classes,)
+        return finite, classes
     relative = entropy(scores) / math.log(max(2, scores.shape[-1]))
-    return classes, relative.astype(jnp.float16)
+    return finite, classes, relative.astype(jnp.float16)

@@ -7,12 +7,13 @@ from itertools import product
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import entr
 
 from jaxseg.data.images import check_image
 from jaxseg.data.tiff import TiffWindows
-from jaxseg.inference.network import Scorer
+from jaxseg.inference.network import NonFiniteScoresError, Scorer
 from jaxseg.metadata import RunMetadata
 from jaxseg.models.variables import Variables
 from jaxseg.ops.resize import pad_edges
@@ -100,11 +101,15 @@ class TiledPredictor:
 
         Raises:
             ValueError: as for `__call__`.
+            NonFiniteScoresError: if the network's scores are NaN or infinite.
         """
         check_image(image, self.metadata.channels)
         height, width = image.shape[:2]
         for top, totals in self._strips(image):
             totals = totals[: height - top, :width]
+            # Weighted probabilities cannot add up to infinity.
+            if not np.isfinite(totals.sum()):
+                raise NonFiniteScoresError
             entropy = None
             if with_entropy:
                 probabilities = totals[..., :-1] / totals[..., -1:]
@@ -170,6 +175,7 @@ def _score_tiles(
     """Weighted probabilities of tiles and their weights, [B, h, w, K + 1]."""
     del axis_name
     scores = scorer(variables, batch["image"])
+    scores = jnp.where(jnp.isfinite(scores), scores, jnp.nan)  # -inf would vanish
     add = jax.vmap(partial(weigh, margin=margin))
     return add(scores, batch["corner"], batch["sides"])
 

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 DENOMINATORS = ("pixels", "weights", "none")
 
@@ -49,11 +51,18 @@ def cross_entropy(
         (sum, denominator), float32 scalars.
 
     Raises:
-        ValueError: if shapes do not match, labels are not integers, the denominator is
-            unknown, or `label_smoothing` is out of range.
+        ValueError: if shapes do not match, there is no class, logits are not floating or
+            labels not integers, the denominator is unknown, or `label_smoothing` or a
+            class weight is out of range.
 
     Source: Caffe's SoftmaxWithLoss; torch.nn.functional.cross_entropy.
     """
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(
+            f"logits have shape {logits.shape}; expected [..., K] with at least 1 class"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits must be floating, not {logits.dtype}")
     num_classes = logits.shape[-1]
     if label.shape != logits.shape[:-1]:
         raise ValueError(
@@ -71,6 +80,11 @@ def cross_entropy(
     if class_weights is None:
         weights = jnp.ones(num_classes, jnp.float32)
     else:
+        if not isinstance(class_weights, Tracer) and not _are_weights(class_weights):
+            raise ValueError(
+                f"class_weights is {class_weights}; weights must be finite and at least "
+                "0"
+            )
         weights = jnp.asarray(class_weights, jnp.float32)
     if weights.shape != (num_classes,):
         raise ValueError(
@@ -109,3 +123,8 @@ def cross_entropy(
     else:
         divisor = jnp.zeros((), jnp.float32)
     return total, divisor
+
+
+def _are_weights(class_weights):
+    values = np.asarray(class_weights, np.float32)
+    return np.all(np.isfinite(values)) and np.all(values >= 0)

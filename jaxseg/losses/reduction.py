@@ -35,12 +35,14 @@ def by_columns(loss_fn: LossFn, chunks: int) -> LossFn:
     Raises:
         ValueError: if `chunks` is below 1.
     """
-    if chunks < 1:
-        raise ValueError(f"chunks is {chunks}; it must be at least 1.")
+    if not isinstance(chunks, int) or chunks < 1:
+        raise ValueError(f"chunks is {chunks}; it must be an integer from 1.")
     if chunks == 1:
         return loss_fn
 
     def split(label):
+        if label.ndim != 3:
+            raise ValueError(f"labels have shape {label.shape}; expected [B, H, W]")
         width, remainder = divmod(label.shape[2], chunks)
         if remainder:
             raise ValueError(

@@ -61,10 +61,16 @@ def paired_bootstrap(
         name. NaN if a run has no such score; draws without a score are left out.
 
     Raises:
-        ValueError: if the runs were not scored on the same images and labels.
+        ValueError: if the runs were not scored on the same images and labels, or
+            `resamples` or `level` is out of range.
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, section 13.
     """
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"resamples is {resamples}, and level is {level}; they must be at least 1, "
+            "and between 0 and 1"
+        )
     _check_pair(first, second)
     check_names(class_names, first.num_classes)
     images = len(first.index)

@@ -7,7 +7,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from scipy.spatial import KDTree
 
-from jaxseg.metrics.confusion import check_names, check_shapes
+from jaxseg.metrics.confusion import check_maps, check_names, check_num_classes
 from jaxseg.metrics.per_image import PerImage, nan_mean
 
 TOLERANCE = 0.0075
@@ -74,19 +74,23 @@ class BoundaryF1(PerImage):
             The counts of this image.
 
         Raises:
-            ValueError: if the shapes differ, or `matching` is unknown.
+            ValueError: if the maps are not integers [H, W], `matching` is unknown, or a
+                number is out of range.
 
         Source: SegNet, section 4, and its computeBFmeasure.m; Csurka, Larlus and
             Perronnin, "What is a good evaluation measure for semantic segmentation?",
             BMVC 2013.
         """
-        check_shapes(prediction, label)
+        check_num_classes(num_classes)
+        check_maps(prediction, label)
         if label.ndim != 2:
             raise ValueError(f"label has shape {label.shape}; expected [H, W]")
         if matching not in _MATCHINGS:
             raise ValueError(
                 f"unknown matching {matching!r}; known: {', '.join(_MATCHINGS)}"
             )
+        if not 0 <= tolerance < np.inf:
+            raise ValueError(f"tolerance is {tolerance}; it must be at least 0")
         if ignore_void:
             prediction = np.where(label == ignore_index, ignore_index, prediction)
         radius = tolerance * np.hypot(*label.shape)

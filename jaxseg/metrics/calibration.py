@@ -36,7 +36,8 @@ def calibration_counts(
         them over devices.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, labels are not integers, or there are no
+            classes or no bins.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
@@ -46,6 +47,13 @@ def calibration_counts(
             f"{label.shape}; expected [..., K] and [...]"
         )
     num_classes = probabilities.shape[-1]
+    if num_classes < 1 or num_bins < 1:
+        raise ValueError(
+            f"there are {num_classes} classes and {num_bins} bins; both must be at "
+            "least 1"
+        )
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, not {label.dtype}")
     prediction = jnp.argmax(probabilities, axis=-1)
     confidence = jnp.max(probabilities, axis=-1).astype(jnp.float32)
     label = jnp.where(label == ignore_index, -1, label.astype(jnp.int32))
@@ -87,7 +95,13 @@ class Calibration:
 
     def __post_init__(self):
         for name, kind in _KINDS.items():
-            object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(kind))
+            values = np.asarray(getattr(self, name))
+            # Written so that NaN fails, too.
+            if values.ndim != 1 or not np.all(values >= 0) or not len(values):
+                raise ValueError(f"{name} must be [M] of values from 0, not {values}")
+            object.__setattr__(self, name, values.astype(kind))
+        if not len(self.count) == len(self.confidence) == len(self.correct):
+            raise ValueError("count, confidence and correct must have the same length")
 
     @classmethod
     def zeros(cls, num_bins: int = NUM_BINS) -> "Calibration":

@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.utils.text import printable
+
 ArrayLike = jax.Array | np.ndarray
+
+MAX_CLASSES = 2**14
+"""Largest number of classes: the matrix of more does not fit into 2 GiB."""
 
 
 def confusion_counts(
@@ -25,8 +30,9 @@ def confusion_counts(
 
         counts[i, j] = number of pixels of class i predicted as j
 
-    Void pixels are not counted, so no prediction there is a false positive. Pixels whose label or prediction is not a class are not counted;
-    labels are checked when they are read.
+    Void pixels are not counted, so no prediction there is a false positive. Pixels
+    whose label or prediction is not a class are not counted; labels are checked when
+    they are read.
 
     Args:
         prediction: predicted classes, integers [...].
@@ -38,9 +44,11 @@ def confusion_counts(
         int32 [K, K], rows truth, columns prediction; exact below 2^31 pixels.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, an array does not have integers, or K is out of
+            range.
     """
-    check_shapes(prediction, label)
+    check_num_classes(num_classes)
+    check_maps(prediction, label)
     prediction = prediction.astype(jnp.int32)
     # Void becomes -1, because ignore_index may be the index of a class.
     label = jnp.where(label == ignore_index, -1, label.astype(jnp.int32))
@@ -52,13 +60,38 @@ def confusion_counts(
     )
 
 
-def check_shapes(prediction: ArrayLike, label: ArrayLike) -> None:
-    """Raises a ValueError unless predictions and labels have the same shape."""
+def check_num_classes(num_classes: int) -> None:
+    """Raises a ValueError unless there can be a confusion matrix of K classes."""
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(
+            f"num_classes is {num_classes}; metrics need 1 to {MAX_CLASSES} classes"
+        )
+
+
+def check_maps(prediction: ArrayLike, label: ArrayLike) -> None:
+    """Raises a ValueError unless both have integers, and the same shape."""
     if np.shape(prediction) != np.shape(label):
         raise ValueError(
             f"predictions have shape {np.shape(prediction)}, but labels have shape "
             f"{np.shape(label)}; they must be equal"
         )
+    for name, x in (("predictions", prediction), ("labels", label)):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(f"{name} must be integers, not {x.dtype}")
+
+
+def checked_counts(name: str, counts: Any) -> np.ndarray:
+    """Counts as int64.
+
+    Raises:
+        ValueError: if they are not integers, do not fit into int64, or are negative.
+    """
+    counts = np.asarray(counts)
+    if not np.issubdtype(counts.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, not {counts.dtype}")
+    if counts.size and (counts.min() < 0 or counts.max() > np.iinfo(np.int64).max):
+        raise ValueError(f"{name} must be from 0 to 2^63 - 1; one is {counts.min()}")
+    return counts.astype(np.int64)
 
 
 def _counts_by_scatter(prediction, label, num_classes):
@@ -104,13 +137,13 @@ class Confusion:
         counts = np.asarray(self.counts)
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
             raise ValueError(f"counts must be [K, K], not {counts.shape}")
-        if not np.issubdtype(counts.dtype, np.integer):
-            raise ValueError(f"counts must be integers, not {counts.dtype}")
-        object.__setattr__(self, "counts", counts.astype(np.int64))
+        check_num_classes(len(counts))
+        object.__setattr__(self, "counts", checked_counts("counts", counts))
 
     @classmethod
     def zeros(cls, num_classes: int) -> "Confusion":
         """The confusion matrix of no pixels."""
+        check_num_classes(num_classes)
         return cls(np.zeros((num_classes, num_classes), np.int64))
 
     @classmethod
@@ -133,12 +166,15 @@ class Confusion:
             The confusion matrix.
 
         Raises:
-            ValueError: if the shapes differ.
+            ValueError: as for `confusion_counts`.
         """
-        check_shapes(prediction, label)
+        check_num_classes(num_classes)
+        check_maps(prediction, label)
         is_class = (label != ignore_index) & (label >= 0) & (label < num_classes)
         is_class &= (prediction >= 0) & (prediction < num_classes)
-        cell = label[is_class].astype(np.int64) * num_classes + prediction[is_class]
+        # Both in int64: int64 plus uint64 would be float64.
+        true, predicted = (x[is_class].astype(np.int64) for x in (label, prediction))
+        cell = true * num_classes + predicted
         counts = np.bincount(cell, minlength=num_classes**2)
         return cls(counts.reshape(num_classes, num_classes))
 
@@ -238,10 +274,11 @@ def format_table(result: Mapping[str, Any]) -> str:
     Returns:
         Aligned lines without a final line break: IoU and accuracy of each class, their
         means, then pixel accuracy and frequency-weighted IoU, with "-" for NaN.
+        Control characters in names are escaped.
     """
     rows = [("class", "IoU", "accuracy")]
     rows += [
-        (name, _percent(iou), _percent(result["accuracy"][name]))
+        (printable(name), _percent(iou), _percent(result["accuracy"][name]))
         for name, iou in result["iou"].items()
     ]
     rows.append(("mean", _percent(result["miou"]), _percent(result["mean_accuracy"])))

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from jaxseg.metrics.confusion import Confusion
+from jaxseg.metrics.confusion import Confusion, check_num_classes, checked_counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +31,8 @@ class PerImage(abc.ABC):
 
     def __post_init__(self):
         index, counts = np.asarray(self.index), np.asarray(self.counts)
+        if index.ndim != 1:
+            raise ValueError(f"index must be [N], not {list(index.shape)}")
         expected = (len(index), len(self.columns))
         if counts.ndim != 3 or (counts.shape[0], counts.shape[2]) != expected:
             raise ValueError(
@@ -38,8 +40,8 @@ class PerImage(abc.ABC):
                 f"[{len(index)}, K, {len(self.columns)}], not {list(counts.shape)}"
             )
         order = np.argsort(index, kind="stable")
-        object.__setattr__(self, "index", index[order].astype(np.int64))
-        object.__setattr__(self, "counts", counts[order].astype(np.int64))
+        for name, values in (("index", index), ("counts", counts)):
+            object.__setattr__(self, name, checked_counts(name, values[order]))
         twice = self.index[1:][np.diff(self.index) == 0]
         if twice.size:
             raise ValueError(f"image {twice[0]} is counted twice")
@@ -47,6 +49,7 @@ class PerImage(abc.ABC):
     @classmethod
     def zeros(cls, num_classes: int) -> Self:
         """The counts of no images."""
+        check_num_classes(num_classes)
         shape = (0, num_classes, len(cls.columns))
         return cls(np.zeros(0, np.int64), np.zeros(shape, np.int64))
 

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxseg.metrics.confusion import Confusion, check_shapes
+from jaxseg.metrics.confusion import Confusion, check_maps, check_num_classes
 
 RADII = (1, 2, 5, 10, 20)
 """Radii of the band, in pixels of the label."""
@@ -34,6 +34,7 @@ class Trimap:
             ValueError: if the radii are not increasing or below 1.
         """
         _check(radii)
+        check_num_classes(num_classes)
         shape = (len(radii), num_classes, num_classes)
         return cls(tuple(radii), np.zeros(shape, np.int64))
 
@@ -72,7 +73,9 @@ class Trimap:
             label consistency", IJCV 2009; DeepLab v1, section 5.1.
         """
         _check(radii)
-        check_shapes(prediction, label)
+        check_maps(prediction, label)
+        if label.ndim != 2:
+            raise ValueError(f"label has shape {label.shape}; expected [H, W]")
         distance = boundary_distance(label)
         rings = np.searchsorted(radii, distance)
         counts = []
@@ -133,7 +136,8 @@ def boundary_distance(label: np.ndarray) -> np.ndarray:
 
 
 def _check(radii):
-    if not radii or min(radii) < 1 or list(radii) != sorted(set(radii)):
+    # Written so that NaN fails, too.
+    if not radii or not min(radii) >= 1 or list(radii) != sorted(set(radii)):
         raise ValueError(
             f"radii must be increasing and at least 1 pixel, such as {RADII}, not "
             f"{tuple(radii)}"

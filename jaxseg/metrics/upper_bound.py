@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from jaxseg.metrics.confusion import Confusion
+from jaxseg.utils.classes import check_max_classes
 from jaxseg.utils.rounding import round_up
 
 FACTORS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -71,7 +72,8 @@ def coarsen(
         Classes, uint8 [H, W]; never void.
 
     Raises:
-        ValueError: if the factor is below 1, or `upsample` is unknown.
+        ValueError: if the factor is below 1, `upsample` is unknown, the labels are not
+            integers [H, W], or there are too many classes.
     """
     if factor < 1:
         raise ValueError(f"factor must be at least 1, not {factor}")
@@ -79,6 +81,13 @@ def coarsen(
         raise ValueError(
             f"unknown upsample {upsample!r}; known: {', '.join(_INTERPOLATION)}"
         )
+    check_max_classes(num_classes)
+    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(
+            f"label is {label.dtype} {list(label.shape)}; expected integers [H, W]"
+        )
+    if not label.size:
+        return np.zeros(label.shape, np.uint8)
     height, width = label.shape
     margins = [(0, round_up(side, factor) - side) for side in label.shape]
     padded = np.pad(label, margins, constant_values=ignore_index)
@@ -86,7 +95,7 @@ def coarsen(
     best = np.zeros(label.shape, np.uint8)
     highest = np.zeros(label.shape, np.float32)
     for number in np.unique(label):
-        if number == ignore_index or number >= num_classes:
+        if number == ignore_index or not 0 <= number < num_classes:
             continue
         cells = (padded == number).reshape(rows, factor, columns, factor)
         score = cv2.resize(

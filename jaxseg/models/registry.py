@@ -36,6 +36,7 @@ from jaxseg.models.segnet_basic import (
 )
 from jaxseg.models.unet import unet, unet_valid
 from jaxseg.utils import registry
+from jaxseg.utils.classes import check_max_classes
 from jaxseg.utils.names import suggest_name
 
 MODELS = {
@@ -123,7 +124,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        num_classes: K, at least 1.
+        num_classes: K, from 1 to 255.
         dtype: of the computation, as a type or its name; "bfloat16" for mixed precision.
         param_dtype: of the parameters.
         axis_name: mapped axis over which the batch is split, under pmap or shard_map.
@@ -143,11 +144,12 @@ def create_model(
         too.
 
     Raises:
-        ValueError: if a name, an argument or a type is unknown, or `num_classes` is
-            below 1.
+        ValueError: if a name, an argument or a type is unknown, or `num_classes` is out
+            of range.
     """
     builder = find_builder(name)
     check_classes(num_classes)
+    check_max_classes(num_classes)
     options = LayerOptions(dtype, param_dtype, axis_name, remat)
     # Arguments that a name stands for, such as the skips of fcn16s, cannot be set.
     fixed = getattr(builder, "keywords", {})

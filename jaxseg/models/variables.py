@@ -1,6 +1,9 @@
 """The variables of a model: initialization, and shapes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +12,9 @@ import jax.numpy as jnp
 
 Variables = dict[str, Any]
 """Linen's collections by name: `params` and, with BatchNorm, `batch_stats`."""
+
+CALLS_PER_ARRAY, MIN_CALLS = 20, 2_000
+"""Calls of layers that a model in a file may make, by the number of its arrays."""
 
 
 def initial_variables(
@@ -40,3 +46,24 @@ def abstract_variables(module: nn.Module, channels: int = 3) -> Variables:
     return jax.eval_shape(
         lambda: initial_variables(module, jax.random.key(0), channels)
     )
+
+
+@contextmanager
+def limited_calls(most: int) -> Iterator[None]:
+    """Stops building or tracing models that call more layers than this.
+
+    Args:
+        most: number of calls of modules in the block.
+
+    Raises:
+        ValueError: in the block, at the first call beyond.
+    """
+    calls = count(1)
+
+    def check(call, args, kwargs, context):
+        if next(calls) > most:
+            raise ValueError(f"the model has more than {most} layers.")
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(check):
+        yield

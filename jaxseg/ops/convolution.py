@@ -64,7 +64,8 @@ def conv_transpose(
         where C is Cout or Cin.
 
     Raises:
-        ValueError: if the channels do not match, or the output would be empty.
+        ValueError: if the channels do not match, an axis is empty, or the output would
+            be empty.
     """
     _check(x, kernel, stride, padding)
     if kernel.ndim == 4 and stride == 1:
@@ -134,6 +135,12 @@ def _check(x, kernel, stride, padding):
             f"x has shape {x.shape} and kernel has shape {kernel.shape}; expected "
             "[B, H, W, Cin] and [kh, kw, Cin, Cout], or [kh, kw, Cin] for a depthwise "
             "convolution."
+        )
+    # Symbolic sizes are not compared.
+    if any(isinstance(n, int) and n == 0 for n in (*x.shape, *kernel.shape)):
+        raise ValueError(
+            f"x has shape {x.shape} and kernel has shape {kernel.shape}; no axis may be "
+            "empty."
         )
     if stride < 1 or padding < 0:
         raise ValueError(

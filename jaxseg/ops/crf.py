@@ -118,8 +118,8 @@ def dense_crf(
         the padding.
 
     Raises:
-        ValueError: if a shape or dtype is wrong, `probabilities` are not
-            probabilities, a standard deviation is not positive, or `sigma_spatial` is
+        ValueError: if a shape or dtype is wrong or empty, `probabilities` are not
+            probabilities, a weight is not finite, a standard deviation is not positive, or `sigma_spatial` is
             traced.
 
     Source: Krähenbühl and Koltun, Efficient inference in fully connected CRFs with
@@ -127,7 +127,8 @@ def dense_crf(
     """
     mask = np.ones(np.shape(image)[:-1], bool) if valid is None else valid
     _check_arrays(probabilities, image, mask)
-    _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations)
+    weights = {"w_bilateral": w_bilateral, "w_spatial": w_spatial}
+    _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations, weights)
     if not any(isinstance(x, Tracer) for x in (probabilities, mask)):
         _check_probabilities(probabilities, mask)
     infer = functools.partial(
@@ -159,7 +160,15 @@ def pad_to_multiple(
     Returns:
         The padded probabilities and image, and a mask for the argument `valid` of
         `dense_crf`, bool, False in the padding.
+
+    Raises:
+        ValueError: if the multiple is below 1, or an axis is empty.
     """
+    if multiple < 1 or 0 in probabilities.shape:
+        raise ValueError(
+            f"multiple is {multiple} and probabilities are {list(probabilities.shape)}; "
+            "a multiple must be at least 1, and no axis may be empty."
+        )
     h, w = image.shape[:2]
     margins = tuple((0, round_up(n, multiple) - n) for n in (h, w))
     fill = 1 / probabilities.shape[-1]
@@ -261,6 +270,11 @@ def _check_arrays(probabilities, image, valid):
             f"probabilities are {probabilities.dtype} {list(shape)}; expected floating "
             "[H, W, K] or [B, H, W, K], such as a softmax of logits."
         )
+    if 0 in shape:
+        raise ValueError(
+            f"probabilities are {list(shape)}; there must be at least one pixel, one "
+            "class and one image."
+        )
     if image.dtype != np.uint8 or np.shape(image)[-1:] != (3,):
         raise ValueError(
             f"image is {image.dtype} {list(np.shape(image))}; expected uint8 RGB "
@@ -278,7 +292,10 @@ def _check_arrays(probabilities, image, valid):
         )
 
 
-def _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations):
+def _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations, weights):
+    for name, weight in weights.items():
+        if not isinstance(weight, Tracer) and not np.all(np.isfinite(weight)):
+            raise ValueError(f"{name} is {weight}; it must be finite.")
     if isinstance(sigma_spatial, Tracer):
         raise ValueError(
             "sigma_spatial is traced, but it sets the size of the filter; pass a "
@@ -288,9 +305,9 @@ def _check_parameters(sigma_xy, sigma_rgb, sigma_spatial, iterations):
     for name, sigma in sigmas.items():
         if not isinstance(sigma, Tracer) and not 0 < sigma < math.inf:
             raise ValueError(f"{name} is {sigma}; it must be positive.")
-    if iterations < 0:
+    if not isinstance(iterations, int) or iterations < 0:
         raise ValueError(
-            f"iterations is {iterations}; it must be at least 0, usually 10."
+            f"iterations is {iterations}; it must be an integer from 0, usually 10."
         )
 
 

@@ -28,8 +28,15 @@ def blur(x: jax.Array, sigma: float) -> jax.Array:
 
     Returns:
         The sums, not divided by the sum of the kernel, float32 [H, W, C].
+
+    Raises:
+        ValueError: if `x` is empty, or `sigma` is not positive.
     """
     chex.assert_rank(x, 3)
+    if 0 in x.shape:
+        raise ValueError(f"x has shape {x.shape}; no axis may be empty.")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma is {sigma}; it must be positive.")
     return _blur_axis(_blur_axis(x, sigma, 0), sigma, 1)
 
 

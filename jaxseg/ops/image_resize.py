@@ -25,7 +25,18 @@ def resize_image(image: jax.Array, size: tuple[int, int]) -> jax.Array:
 
     Returns:
         uint8 [B, *size, C].
+
+    Raises:
+        ValueError: if the image is not uint8, or a side has no pixel.
     """
+    if image.dtype != jnp.uint8:
+        raise ValueError(f"image is {image.dtype}; expected uint8.")
+    # Symbolic sizes are not compared.
+    if any(isinstance(n, int) and n < 1 for n in (*image.shape[1:3], *size)):
+        raise ValueError(
+            f"image has shape {image.shape} and size is {size}; each side must have at "
+            "least 1 pixel."
+        )
     height, width = map(jnp.asarray, image.shape[1:3])
     shrinks = (height > size[0]) & (width > size[1])
     return lax.cond(

@@ -91,10 +91,12 @@ def max_unpool_indices(
         [B, H, W, C] in the dtype of `y`.
 
     Raises:
-        ValueError: if the shapes of `y` and `indices` differ.
+        ValueError: if the shapes of `y` and `indices` differ, or there is no pixel.
     """
     check_map("y", y)
     check_same("indices", indices, y)
+    if any(isinstance(n, int) and n < 1 for n in size):
+        raise ValueError(f"size is {size}; it must be at least 1 pixel on each side.")
     b, _, _, c = y.shape
     x: Any = _scatter(_flatten(y), _flatten(indices), size[0] * size[1])
     return x.reshape(b, *size, c)
@@ -326,12 +328,15 @@ def lowest(dtype: Any) -> float:
 
 
 def check_map(name: str, x: jax.Array) -> None:
-    """Raises a ValueError unless `x` is [B, H, W, C]."""
+    """Raises a ValueError unless `x` is [B, H, W, C] with at least one pixel."""
     if x.ndim != 4:
         raise ValueError(
             f"{name} has shape {x.shape}; expected [B, H, W, C], such as {name}[None] "
             "for one image."
         )
+    # Symbolic sizes are not compared.
+    if any(isinstance(n, int) and n == 0 for n in x.shape[1:3]):
+        raise ValueError(f"{name} has shape {x.shape}, without any pixel.")
 
 
 def check_same(name: str, x: jax.Array, y: jax.Array) -> None:

@@ -61,8 +61,13 @@ def build(features: jax.Array, valid: jax.Array) -> Lattice:
 
     Returns:
         The lattice. No gradient flows through it.
+
+    Raises:
+        ValueError: if there are no points, or they have no dimensions.
     """
     chex.assert_rank(features, 2)
+    if 0 in features.shape:
+        raise ValueError(f"features have shape {features.shape}; no axis may be empty.")
     n, d = features.shape
     chex.assert_shape(valid, (n,))
     key, weight = _simplices(features)

@@ -32,8 +32,13 @@ def choose_overlap(size: tuple[int, int], context: int) -> float:
         one tile contains its whole context, so that nothing is averaged.
 
     Raises:
-        ValueError: if a tile is too small for the context.
+        ValueError: if a tile is empty or too small for the context.
     """
+    if context < 0 or min(size) < 1:
+        raise ValueError(
+            f"size is {size} and context is {context}; sides must be at least 1 pixel, "
+            "and the context at least 0."
+        )
     if not context:
         return DEFAULT_OVERLAP
     overlap = (2 * context + 1) / min(size)
@@ -61,9 +66,14 @@ def tile_starts(length: int, size: int, overlap: float, margin: int = 0) -> list
         The first pixel of each tile, in increasing order.
 
     Raises:
-        ValueError: if a tile is longer than the side, `overlap` is not in [0, 1), or
+        ValueError: if a tile is empty or longer than the side, `overlap` is not in [0, 1), or
             the overlap is smaller than two margins.
     """
+    if size < 1 or margin < 0:
+        raise ValueError(
+            f"Tiles of {size} pixels with margins of {margin} are impossible; tiles "
+            "need at least 1 pixel, and margins at least 0."
+        )
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap is {overlap}; it must be in [0, 1).")
     if size > length:

@@ -13,9 +13,17 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.training.trackers import CreateTracker
-from jaxseg.utils.files import named, write_atomically
+from jaxseg.utils.files import named, read_file, write_atomically
+from jaxseg.utils.json_file import parse_json
+from jaxseg.utils.text import direct
 
 METRICS = "metrics.jsonl"
+
+MAX_BYTES = 2**30
+"""Largest file of metrics that is read."""
+
+MAX_STEP = 2**53
+"""Largest step; larger integers are not exact in JavaScript, which draws the curves."""
 
 
 class MetricWriter:
@@ -33,6 +41,7 @@ class MetricWriter:
         steps: int,
         trackers: Sequence[CreateTracker] = (),
         silent: bool = False,
+        evaluates: bool = False,
     ):
         """Opens the files and creates the trackers.
 
@@ -43,6 +52,7 @@ class MetricWriter:
             trackers: create the trackers.
             silent: whether to write and print nothing, and create no tracker, because
                 another process does.
+            evaluates: whether the evaluation of the step `start` is to come.
         """
         self._silent = silent
         self._steps = steps
@@ -50,7 +60,7 @@ class MetricWriter:
         self._open = ExitStack()
         path = Path(os.devnull if silent else Path(workdir) / METRICS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(path, start)
+        _drop_after(path, start, evaluates)
         self._file = self._open.enter_context(path.open("ab", buffering=0))
         self._trackers = []
         for create in () if silent else trackers:
@@ -58,7 +68,13 @@ class MetricWriter:
             self._open.callback(self._trackers[-1].finish)
         self._bar = None
         if sys.stderr.isatty() and not silent:
-            self._bar = tqdm(total=steps, initial=start, unit="step", smoothing=0.1)
+            self._bar = tqdm(
+                total=steps,
+                initial=start,
+                unit="step",
+                smoothing=0.1,
+                file=direct(sys.stderr),
+            )
             self._open.callback(self._bar.close)
 
     def config(self, values: Mapping[str, Any]) -> None:
@@ -129,29 +145,48 @@ class MetricWriter:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads the lines of a workdir's `metrics.jsonl`; none if there is no such file."""
+    """Reads the lines of a workdir's `metrics.jsonl`; none if there is no such file.
+
+    Lines that are damaged, or have no step, are left out: a run in progress may be
+    writing one.
+    """
     path = Path(workdir) / METRICS
-    lines = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:  # a run in progress may be writing this line
-            continue
-    return lines
+    if not path.is_file():
+        return []
+    lines = map(_parse, read_file(path, MAX_BYTES).split(b"\n"))
+    return [line for line in lines if line is not None]
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _drop_after(path: Path, step: int, evaluates: bool = False) -> None:
+    """Drops the lines after a step, and the line that a killed run left unfinished.
+
+    With `evaluates`, the evaluation of the step is dropped too.
+    """
     if not path.is_file():
         return
+    *lines, unfinished = read_file(path, MAX_BYTES).split(b"\n")
+    if _parse(unfinished) is not None:
+        lines.append(unfinished)
     kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                continue
-        except json.JSONDecodeError:  # the run was killed while it wrote this line
-            continue
-        kept.append(line + "\n")
-    write_atomically(path, "".join(kept))
+    for line in lines:
+        # A line that is not of jaxseg may be of use to its writer.
+        parsed = _parse(line) or {"step": step}
+        evaluation = parsed["step"] == step and "val_miou" in parsed
+        if parsed["step"] <= step and not (evaluates and evaluation):
+            kept.append(line + b"\n")
+    write_atomically(path, b"".join(kept))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A line of `metrics.jsonl`; None if it is damaged, or has no step."""
+    try:
+        values = parse_json(line, METRICS)
+    except ValueError:
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    if not isinstance(step, int) or isinstance(step, bool):
+        return None
+    return values if 0 <= step <= MAX_STEP else None
 
 
 def _to_json(value: Any) -> Any:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxseg import data
+from jaxseg.checkpoints.known_data import remember_data
 from jaxseg.checkpoints.lock import exclusive_workdir
 from jaxseg.checkpoints.manager import CheckpointManager
 from jaxseg.checkpoints.run import (
@@ -212,8 +213,14 @@ class _Run:
             # Only now: the workdir of another model must stay as it is.
             if self.writes:
                 write_metadata(self.workdir, self.metadata)
+                remember_data(self.metadata)
             with MetricWriter(
-                self.workdir, start, steps, self.trackers, silent=not self.writes
+                self.workdir,
+                start,
+                steps,
+                self.trackers,
+                silent=not self.writes,
+                evaluates=self.evaluation_due,
             ) as writer:
                 writer.config(flatten_config(self.config, self.workdir))
                 writer.print(description)
@@ -457,6 +464,10 @@ class _Run:
             f"best checkpoint: step {best}, in {self.workdir}/checkpoints",
             f"metrics: {self.workdir}/metrics.jsonl",
         ]
+        if self.batches.skipped:
+            lines.append(
+                f"damaged records: {self.batches.skipped} samples were replaced by others"
+            )
         for name, folder in (("TensorBoard", "tensorboard"), ("images", "overlays")):
             if (self.workdir / folder).is_dir():
                 lines.append(f"{name}: {self.workdir}/{folder}")

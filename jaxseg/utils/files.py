@@ -51,8 +51,10 @@ def read_file(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path}: not a regular file; replace or remove it")
-        # A file may grow while it is read.
-        content = b"" if status.st_size > limit else file.read(limit + 1)
+        # Not `limit + 1` bytes, for which memory would be allocated first.
+        content = b"" if status.st_size > limit else file.read(status.st_size + 1)
+        if len(content) > status.st_size:  # it has grown
+            content += file.read(limit + 1 - len(content))
         if max(status.st_size, len(content)) > limit:
             raise ValueError(
                 f"{path}: {status.st_size:,} bytes, more than the limit of {limit:,}; "

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,6 +22,7 @@ from PIL import Image
 
 from jaxseg.metadata import RunMetadata
 from jaxseg.metrics import Calibration, Confusion, ImageIoU
+from jaxseg.utils.text import printable
 from jaxseg.visualization.overlays import VOID, VOID_COLOR, colorize
 
 EXAMPLES_PER_KIND = 3
@@ -130,12 +132,23 @@ def render(
     }
     # "<" is the only character that could end the element or begin another.
     filled = {
-        "title": html.escape(title),
-        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        "title": html.escape(printable(title)),
+        "data": json.dumps(_shown(data), allow_nan=False).replace("<", "\\u003c"),
     }
     template = resources.files("jaxseg.visualization").joinpath("report.html")
     page = template.read_text(encoding="utf-8")
     return re.sub("{{(title|data)}}", lambda match: filled[match[1]], page)
+
+
+def _shown(value: Any) -> Any:
+    """JSON values with control and bidirectional characters escaped, and no NaN."""
+    if isinstance(value, dict):
+        return {printable(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    if isinstance(value, str):
+        return printable(value)
+    return _number(value) if isinstance(value, float) else value
 
 
 def _curves(log):
@@ -283,5 +296,8 @@ def _hex(color):
 
 
 def _number(value):
-    """None for NaN, which JSON does not have."""
-    return value if value is not None and math.isfinite(value) else None
+    """The number; None for NaN, which JSON does not have, and for other values."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Huge integers cannot be converted; their comparison is exact.
+    return value if abs(value) <= sys.float_info.max else None

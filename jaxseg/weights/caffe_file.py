@@ -15,7 +15,11 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from jaxseg.utils.files import read_file
 from jaxseg.weights.mapping import WeightsError
+
+MAX_BYTES = 2**31 - 1
+"""Largest size of a protobuf message."""
 
 # The number, name and type of each field. Lists of numbers are read as packed bytes, as
 # Caffe writes them, which avoids a Python object per number.
@@ -70,8 +74,10 @@ def read_caffe(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: if the file is not a .caffemodel, is damaged, or has no weights.
     """
-    with open(path, "rb") as file:
-        content = file.read()
+    try:
+        content = read_file(path, MAX_BYTES)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
     net: Any = _message_class("NetParameter")()
     try:
         net.ParseFromString(content)

@@ -14,11 +14,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxseg.utils.files import atomic_path
+from jaxseg.utils.files import atomic_path, read_file
 from jaxseg.weights.caffe_file import read_caffe
 from jaxseg.weights.mapping import WeightsError
 from jaxseg.weights.torch_file import read_torch
 from jaxseg.weights.untrusted import guarded, open_zip, read_entry
+
+MAX_NPY_BYTES = 2**32
+"""Largest .npy file, which is one array."""
 
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -44,7 +47,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"{path} is a folder, not a weight file; open workdirs with jaxseg.load."
         )
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(f"The file {path} does not exist.")
     with guarded(path):
         with open(path, "rb") as file:
@@ -52,7 +55,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if start.startswith(b"PK") and _is_npz(path):
             return _read_npz(path)
         if start.startswith(b"\x93NUMPY"):
-            return {path.stem: _read_npy(path.read_bytes())}
+            return {path.stem: _read_npy(read_file(path, MAX_NPY_BYTES))}
         if start[8:9] == b"{":
             return safetensors.numpy.load_file(path)
     if start.startswith((b"PK", b"\x80")):

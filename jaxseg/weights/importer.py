@@ -11,11 +11,18 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxseg.metadata import MetadataError, RunMetadata
+from jaxseg.metadata import RunMetadata
 from jaxseg.models import create_model
 from jaxseg.models.classifier import create_classifier
 from jaxseg.models.registry import find_builder
-from jaxseg.models.variables import abstract_variables, initial_variables
+from jaxseg.models.variables import (
+    CALLS_PER_ARRAY,
+    MIN_CALLS,
+    abstract_variables,
+    initial_variables,
+    limited_calls,
+)
+from jaxseg.utils.json_file import parse_json
 from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights import caffe, files, pytorch_fcn, smp, torchvision
 from jaxseg.weights.mapping import (
@@ -27,6 +34,7 @@ from jaxseg.weights.mapping import (
     convert,
     match_fraction,
 )
+from jaxseg.weights.values import check_values
 
 FAMILIES = (torchvision, pytorch_fcn, smp, caffe)
 CLASSIFIER = "classifier"
@@ -62,11 +70,13 @@ class FittedFile:
     """The content of a weight file, with the mapping that fits it best.
 
     Attributes:
+        path: of the file.
         tensors: of the file, by name.
         mapping: sources of the model's variables among them.
         model: keyword arguments of `create_model`, including those that the file needs.
     """
 
+    path: str | os.PathLike
     tensors: Tensors
     mapping: Mapping
     model: dict[str, Any]
@@ -82,11 +92,14 @@ class FittedFile:
             The variables from the file, by path, and the names of all others.
 
         Raises:
-            WeightsError: if the file does not fit; names all variables and tensors.
+            WeightsError: if the file does not fit, or has NaN, infinities or negative
+                variances; names all such variables and tensors.
         """
         check_head(head)
         replaced = class_dependent(self.model) if head == "new" else None
-        return convert(self.tensors, variables, self.mapping, replaced=replaced)
+        converted = convert(self.tensors, variables, self.mapping, replaced=replaced)
+        check_values(converted.variables, self.path)
+        return converted
 
 
 def import_weights(
@@ -218,13 +231,10 @@ def _exported(path: str | os.PathLike) -> RunMetadata | None:
     header = files.read_metadata(path)
     if EXPORT not in header:
         return None
+    source = f"the header of {path}"
     try:
-        content = json.loads(header[EXPORT])
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"The header of {path} is damaged: {error}.") from error
-    try:
-        return RunMetadata.from_json(content, f"the header of {path}")
-    except MetadataError as error:
+        return RunMetadata.from_json(parse_json(header[EXPORT], source), source)
+    except ValueError as error:
         raise WeightsError(str(error)) from error
 
 
@@ -236,7 +246,14 @@ def _fit(
     for mapping in _mappings(path, tensors, model):
         arguments = {"num_classes": None, **mapping.kwargs, **model}
         # Names do not depend on the number of classes.
-        like = _abstract({**arguments, "num_classes": arguments["num_classes"] or 1})
+        arguments_of_one = {**arguments, "num_classes": arguments["num_classes"] or 1}
+        try:
+            with limited_calls(CALLS_PER_ARRAY * len(tensors) + MIN_CALLS):
+                like = _abstract(arguments_of_one)
+        except Exception as error:  # arguments of another type raise many kinds
+            raise WeightsError(
+                f"The model for {path} cannot be built: {error}"
+            ) from error
         fits += [
             (match_fraction(given, mapping, like), given, mapping, arguments)
             for given in _unwrapped(tensors)
@@ -249,7 +266,7 @@ def _fit(
             f"{path} does not contain the number of classes; pass num_classes, and a "
             "new head if the file contains a classifier."
         )
-    return FittedFile(tensors, mapping, arguments)
+    return FittedFile(path, tensors, mapping, arguments)
 
 
 def _unwrapped(tensors: Tensors) -> list[Tensors]:

@@ -150,10 +150,15 @@ def convert(
             continue
         if value.shape != shapes[name]:
             wrong.append(f"{name} is {shapes[name]}, from {_shapes(source, given)}")
-        variables[name] = value.astype(leaves[name].dtype)
+        elif np.iscomplexobj(value):
+            wrong.append(f"{name} is real, from complex {_shapes(source, given)}")
+        else:
+            with np.errstate(over="ignore"):  # what is infinite is checked later
+                variables[name] = value.astype(leaves[name].dtype)
     if wrong:
         raise WeightsError(
-            f"The file does not fit {mapping.name}:" + _listed("wrong shapes", wrong)
+            f"The file does not fit {mapping.name}:"
+            + _listed("wrong shapes or types", wrong)
         )
     dropped |= unused & tensors.keys()
     dropped |= {name for name in ignored if tensors[name].ndim}

@@ -2,24 +2,36 @@
 
 import contextlib
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 
 from jaxseg.weights.mapping import WeightsError
 
+MAX_BYTES = 2**35
+"""Largest weight file that is read; others are larger only where they have holes."""
+
 _FREE = 2**28
 _RATIO = 100
 
 
-def allowance(path: str | os.PathLike) -> int:
+def allowance(size: int) -> int:
     """The bytes that the arrays of a file may need: 256 MiB or 100 times its size."""
-    return max(_FREE, _RATIO * os.path.getsize(path))
+    return max(_FREE, _RATIO * size)
 
 
 @contextlib.contextmanager
 def guarded(path: str | os.PathLike) -> Iterator[None]:
-    """Converts every exception in the block to a WeightsError that names the file."""
+    """Checks that a file is regular and not too large.
+
+    Converts every exception in the block to a WeightsError that names the file.
+    """
     try:
+        status = os.stat(path)  # opening a named pipe would wait
+        if not stat.S_ISREG(status.st_mode):
+            raise WeightsError("is not a regular file; use a copy of it.")
+        if status.st_size > MAX_BYTES:
+            raise WeightsError(f"is larger than {MAX_BYTES:,} bytes.")
         yield
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from error
@@ -45,7 +57,7 @@ def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
             raise WeightsError("is a zip file with two entries of the same name.")
         entries = archive.infolist()
         total = sum(max(entry.file_size, entry.compress_size) for entry in entries)
-        if total > allowance(path):
+        if total > allowance(os.path.getsize(path)):
             raise WeightsError(
                 f"declares {total} bytes, far more than expected for its size."
             )

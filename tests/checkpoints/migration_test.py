@@ -97,7 +97,9 @@ def test_it_resumes(old, capfd, monkeypatch):
 
 def test_it_is_evaluated_predicted_with_and_exported(old):
     output = old / "new.json"
-    assert cli.main(["evaluate", f"--workdir={old}/workdir", f"--output={output}"]) == 0
+    command = ["evaluate", f"--workdir={old}/workdir", f"--output={output}"]
+    command += ["--dataset=shapes", f"--prepared-dir={old}/prepared"]
+    assert cli.main(command) == 0
     got, expected = (
         json.loads((old / x).read_text()) for x in ("new.json", "report.json")
     )

@@ -1,19 +1,25 @@
 """Workdirs that are made without a run, and runs that start from elsewhere."""
 
+import json
+import os
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxseg
+from jaxseg.checkpoints.manager import CorruptCheckpointError
 from jaxseg.checkpoints.run import NormalizationMismatchError, PretrainedWeights
 from jaxseg.data.palette import distinct_palette
+from jaxseg.metadata import MetadataError
 from jaxseg.models.variables import initial_variables
 from jaxseg.ops.image_normalization import Normalization
-from jaxseg.utils.trees import flatten
+from jaxseg.utils.trees import flatten, unflatten
 from jaxseg.weights import files
 from jaxseg.weights.importer import export_weights
-from jaxseg.weights.mapping import IMAGENET
+from jaxseg.weights.mapping import IMAGENET, WeightsError
 from tests.helpers import init_variables
 
 MODEL = {"name": "segnet", "num_classes": 3, "width": 2, "depths": (1, 1)}
@@ -80,6 +86,139 @@ def test_variables_of_another_model_are_not_saved(variables, tmp_path):
                 tmp_path / "w", variables, model=MODEL | change, normalization=RAW
             )
         assert not (tmp_path / "w").exists()
+
+
+def _changed(variables, path, value):
+    leaves = dict(flatten(variables))
+    leaves[path] = np.asarray(leaves[path]).copy()
+    leaves[path].flat[0] = value
+    return unflatten(leaves)
+
+
+BAD_VALUES = [
+    ("params/head/bias", np.nan, "NaN or infinite: params/head/bias"),
+    ("params/head/kernel", -np.inf, "NaN or infinite: params/head/kernel"),
+    (
+        "batch_stats/encoder/stage1/bn1/var",
+        -1.0,
+        "negative variances: batch_stats/encoder/stage1/bn1/var",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BAD_VALUES)
+def test_invalid_values_are_neither_saved_nor_loaded(
+    variables, path, value, message, tmp_path, monkeypatch
+):
+    bad = _changed(variables, path, value)
+    with pytest.raises(WeightsError, match=message):
+        jaxseg.save(tmp_path / "w", bad, model=MODEL, normalization=RAW)
+    assert not (tmp_path / "w").exists()
+    monkeypatch.setattr("jaxseg.checkpoints.run._check_variables", lambda *_: None)
+    jaxseg.save(tmp_path / "w", bad, model=MODEL, normalization=RAW)
+    with pytest.raises(WeightsError, match=rf"checkpoints/0 .*{message}"):
+        jaxseg.load(tmp_path / "w")
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """A workdir to damage."""
+    shutil.copytree(saved, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def _change_model(workdir, **changes):
+    content = json.loads((workdir / "metadata.json").read_text())
+    content["model"] |= changes
+    (workdir / "metadata.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depths": [10**9]}, r"model.depths\[0\] is 1000000000"),
+        ({"depths": [8000, 8000]}, "cannot be built: .*more than 2.* layers"),
+        ({"width": 8000}, "does not belong to the model .*, and must be"),
+        ({"depths": [1, 2]}, "does not belong to the model"),
+        ({"width": "wide"}, "cannot be built"),
+        ({"depths": 3}, "cannot be built"),
+        ({"nonsense": 3}, "cannot be built: segnet has no argument 'nonsense'"),
+    ],
+)
+def test_a_model_that_is_not_the_checkpoints_is_not_built(copied, changes, message):
+    _change_model(copied, **changes)
+    with pytest.raises(ValueError, match=message):
+        jaxseg.load(copied)
+
+
+def test_a_checkpoint_declares_no_more_than_it_holds(copied, monkeypatch):
+    monkeypatch.setattr("jaxseg.weights.untrusted._FREE", 10)
+    monkeypatch.setattr("jaxseg.weights.untrusted._RATIO", 0)
+    with pytest.raises(CorruptCheckpointError, match="declares far more"):
+        jaxseg.load(copied)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{", '{"miou": "1"}', "[" * 10**5])
+def test_a_damaged_score_names_its_file(copied, content):
+    file = copied / "checkpoints/0/metrics/metrics"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"metrics/metrics is damaged"):
+        jaxseg.load(copied)
+    assert jaxseg.load(copied, "latest")[2].step == 0
+    file.write_text('{"miou": NaN}')
+    assert jaxseg.load(copied)[2].step == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "{", "{}", "[" * 10**5, '{"model": 1, "model": 2}', ""]
+)
+def test_damaged_metadata_names_its_file(copied, content):
+    (copied / "metadata.json").write_text(content)
+    with pytest.raises(MetadataError, match=r"metadata\.json is damaged"):
+        jaxseg.load(copied)
+
+
+@pytest.mark.parametrize("damage", ["null", "[]", "{}", "[" * 10**5, "pipe"])
+@pytest.mark.parametrize("name", ["_METADATA", "_CHECKPOINT_METADATA", "_sharding"])
+def test_damaged_files_of_a_checkpoint_do_not_pass_unnoticed(copied, name, damage):
+    """An error that names the checkpoint, or the right arrays if Orbax needs no more."""
+    files = list((copied / "checkpoints/0").rglob(name))
+    assert files
+    for file in files:
+        if damage == "pipe":
+            file.unlink()
+            os.mkfifo(file)
+        else:
+            file.write_text(damage)
+    try:
+        variables = jaxseg.load(copied)[1]
+    except CorruptCheckpointError as error:
+        assert "checkpoints/0" in str(error)
+    else:
+        assert name != "_METADATA" and damage != "pipe"
+        assert len(flatten(variables)) > 4
+
+
+def test_odd_names_are_no_steps(copied):
+    for name in ("9" * 5000)[:200], "-1", "1e3", "²":
+        (copied / "checkpoints" / name).mkdir()
+    assert jaxseg.load(copied, "latest")[2].step == 0
+
+
+def test_more_classes_than_label_maps_hold_are_refused_everywhere(tmp_path, copied):
+    many = MODEL | {"num_classes": 256}
+    with pytest.raises(ValueError, match="256 classes do not fit into label maps"):
+        jaxseg.create_model(**many)
+    with pytest.raises(ValueError, match="256 classes do not fit into label maps"):
+        jaxseg.save(tmp_path / "new", {}, model=many, normalization=RAW)
+    assert not (tmp_path / "new").exists()
+    _change_model(copied, num_classes=256)
+    content = json.loads((copied / "metadata.json").read_text())
+    content["class_names"] = list(map(str, range(256)))
+    content["palette"] = [[0, 0, 0]] * 256
+    (copied / "metadata.json").write_text(json.dumps(content))
+    with pytest.raises(MetadataError, match="1 to 255 names"):
+        jaxseg.load(copied)
 
 
 def test_a_new_head_on_another_run(saved, variables):

@@ -17,11 +17,14 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli
+from jaxseg.checkpoints.known_data import is_known_data, remember_data
 from jaxseg.checkpoints.manager import CheckpointManager
 from jaxseg.checkpoints.run import load, save, write_metadata
 from jaxseg.data.images import read_image
+from jaxseg.inference import evaluator
 from jaxseg.inference.image_metrics import load_counts
 from jaxseg.inference.predictor import Predictor
+from jaxseg.metadata import FOLDER_DATASET
 from jaxseg.models import create_model
 from jaxseg.ops.crf import PRESETS
 from jaxseg.ops.image_normalization import Normalization
@@ -89,6 +92,7 @@ def trained(tmp_path_factory):
         eval_batch_size=4,
     )
     write_metadata(folder / "run", metadata)
+    remember_data(metadata)
     # The same net, fed at another size.
     shutil.copytree(folder / "run", folder / "resized")
     write_metadata(folder / "resized", metadata.replace(image_size=(24, 40)))
@@ -174,6 +178,101 @@ def test_evaluate_scores_a_data_set_that_lies_elsewhere(trained, tmp_path):
     report = json.loads(output.read_text())
     assert report["images"] == 3
     assert report["miou"] == pytest.approx(score(trained / "run", data)["miou"])
+
+
+@pytest.fixture
+def foreign(trained, tmp_path, monkeypatch):
+    """The same workdir as if a stranger had sent it, with settings of its own."""
+    metadata = make_metadata(
+        model=MODEL,
+        class_names=NAMES,
+        palette=PALETTE,
+        normalization=Normalization((120.0,) * 3, (60.0,) * 3),
+        data={
+            "dataset": "folder",
+            "root": str(trained / "data"),
+            "prepared_dir": str(tmp_path / "planted"),
+            "trust_prepared_dir": True,
+        },
+        eval_batch_size=60_000,
+    )
+    shutil.copytree(trained / "run", tmp_path / "foreign")
+    write_metadata(tmp_path / "foreign", metadata)
+    monkeypatch.setattr("jaxseg.data.source.PREPARED_DIR", str(tmp_path / "default"))
+    return tmp_path / "foreign"
+
+
+def test_a_strangers_workdir_opens_no_folder_unasked(
+    foreign, trained, tmp_path, capsys
+):
+    for command in ("evaluate", "report"):
+        args = (command, "--workdir", foreign, "--output", tmp_path / "out")
+        assert run(*args) == 1
+        error = capsys.readouterr().err
+        assert "You have not trained with the data" in error
+        assert f"add --data-root {trained / 'data'}" in error
+    assert not (tmp_path / "planted").exists()
+
+
+def test_a_strangers_workdir_is_evaluated_on_the_data_asked_for(
+    foreign, trained, tmp_path, monkeypatch
+):
+    sizes, create = [], evaluator.Evaluator.__init__
+
+    def watched(self, *args, batch_size, **kwargs):
+        sizes.append(batch_size)
+        create(self, *args, batch_size=batch_size, **kwargs)
+
+    monkeypatch.setattr(evaluator.Evaluator, "__init__", watched)
+    args = ("evaluate", "--workdir", foreign, "--data-root", trained / "data")
+    assert run(*args, "--prepared-dir", tmp_path / "chosen") == 0
+    assert run(*args, "--prepared-dir", tmp_path / "chosen", "--batch-size", "5") == 0
+    assert sizes == [8, 5]
+    assert (tmp_path / "chosen" / "folder").is_dir()
+    assert not (tmp_path / "planted").exists()
+
+
+def test_settings_are_known_only_as_a_whole(trained):
+    metadata = load(trained / "run")[2]
+    assert is_known_data(metadata)
+    data = dict(metadata.data)
+    for changed in (
+        metadata.replace(data=data | {"prepared_dir": "/elsewhere"}),
+        metadata.replace(data=data | {"root": "/elsewhere"}),
+        metadata.replace(data=data | {"channels": 1}),
+        metadata.replace(eval_batch_size=5),
+    ):
+        assert not is_known_data(changed)
+
+
+def test_hostile_names_are_escaped(trained, tmp_path, capsys):
+    names = ("a\x1b[2Jb", "c\u202ed", "e\nf", "unicorn")
+    data = draw_data(tmp_path / "data", "val", 1, names)
+    shutil.copytree(trained / "run", tmp_path / "w")
+    metadata = load(trained / "run")[2].replace(step=None, class_names=names)
+    metadata = metadata.replace(data={"dataset": "folder", "root": str(data)})
+    write_metadata(tmp_path / "w", metadata)
+    args = ("--data-root", data, "--prepared-dir", tmp_path / "p")
+    report = tmp_path / "page.html"
+    assert run("evaluate", "--workdir", tmp_path / "w", *args) == 0
+    assert run("report", "--workdir", tmp_path / "w", *args, "--output", report) == 0
+    image = tmp_path / "x\x1b]0;y\x07\nerror: z.png"
+    shutil.copy(data / "val/images/0.png", image)
+    bad = tmp_path / os.fsdecode(b"bad\xff\nerror: z.png")
+    bad.write_bytes(b"")
+    predict = ("predict", "--workdir", tmp_path / "w", "--output", tmp_path / "out")
+    assert run(*predict, image, bad) == 1
+    with pytest.raises(SystemExit):
+        run("predict", "--workdir", tmp_path / "w", "\x1b[2J", "--nonsense=\x1b")
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert all(c == "\n" or (c.isascii() and c.isprintable()) for c in text)
+        assert not any(line.startswith("error: z") for line in text.splitlines())
+    assert r"a\x1b[2Jb" in out and r"c\u202ed" in out and r"e\nf" in out
+    assert r"bad\udcff" in err
+    page = report.read_text()
+    assert "\x1b" not in page and "\u202e" not in page
+    assert r"c\\u202ed" in page and not re.search(r"(?<!\\)\\u202e", page)
 
 
 @pytest.mark.parametrize(
@@ -320,8 +419,34 @@ def test_a_full_disk_is_called_so(trained, images, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(Image.Image, "save", fails)
     args = ("--workdir", trained / "run", "--output", tmp_path / "out")
     assert run("predict", images / "a.png", *args) == 1
+    picture = tmp_path / "out" / "a_overlay.png"
+    assert capsys.readouterr().err == (
+        f"error: {images / 'a.png'}: {picture}: No space left on device; free some "
+        "space, and run the command again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"
+        ),
+    ],
+)
+def test_little_memory_is_one_line_with_the_cure(
+    trained, images, tmp_path, capsys, monkeypatch, error
+):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr("jaxseg.inference.predictor.Predictor.__call__", fails)
+    args = ("--workdir", trained / "run", "--output", tmp_path / "out")
+    assert run("predict", images / "a.png", *args) == 1
     said = capsys.readouterr().err
-    assert said == f"error: {images / 'a.png'}: No space left on device\n"
+    assert said.count("\n") == 1
+    assert "not enough memory (" in said and "--tile" in said
 
 
 def test_predict_of_good_files_alone_succeeds(trained, images, tmp_path, capsys):
@@ -467,8 +592,10 @@ def test_weights_go_out_and_come_back(trained, tmp_path, capsys):
     (_, ours, before), (_, theirs, after) = load(trained / "run"), load(back)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert after.step == 0
-    for key in ("class_names", "palette", "normalization", "data", "model"):
+    for key in ("class_names", "palette", "normalization", "model"):
         assert getattr(before, key) == getattr(after, key)
+    # A stranger's file must not choose folders.
+    assert after.data == FOLDER_DATASET and after.eval_batch_size == 8
 
     assert cli.main(["import-weights", str(file), f"--output={back}"]) == 1
     assert "already exists" in capsys.readouterr().err
@@ -502,8 +629,10 @@ def test_foreign_weights_become_a_workdir(trained, tmp_path, capsys):
     np.testing.assert_allclose(
         kernel, tensors["features.0.weight"].transpose(2, 3, 1, 0), rtol=1e-6
     )
-    command = ["evaluate", f"--workdir={output}", f"--data-root={trained / 'data'}"]
-    assert cli.main(command) == 0
+    command = ["evaluate", f"--workdir={output}", f"--prepared-dir={tmp_path / 'p'}"]
+    assert cli.main(command) == 1
+    assert "add --data-root DIR" in capsys.readouterr().err
+    assert cli.main([*command, f"--data-root={trained / 'data'}"]) == 0
 
 
 def test_the_help_names_every_crf(capsys):

@@ -1,6 +1,8 @@
 """Comparing evaluations of three images of two classes, and refusing what differs."""
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -161,3 +163,61 @@ def test_what_is_missing_is_said(evaluated, tmp_path, capsys):
     assert "at least two runs" in capsys.readouterr().err
     assert compare(a, a, "--output", tmp_path) == 1
     assert "is a folder" in capsys.readouterr().err
+
+
+def _npz(**arrays):
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+ABOUT = {"class_names": list(NAMES), "images": ["x"]}
+GOOD = {
+    "about": np.array(json.dumps(ABOUT)),
+    "index": np.arange(1),
+    "iou": np.ones((1, 2, 3), np.int64),
+}
+DAMAGED = {
+    "empty": b"",
+    "no zip": b"PK\3\4" + bytes(90),
+    "no about": _npz(iou=GOOD["iou"], index=GOOD["index"]),
+    "no JSON": _npz(**GOOD | {"about": np.array("{")}),
+    "null": _npz(**GOOD | {"about": np.array("null")}),
+    "nested": _npz(**GOOD | {"about": np.array("[" * 100_000)}),
+    "no names": _npz(**GOOD | {"about": np.array("{}")}),
+    "names of numbers": _npz(
+        **GOOD | {"about": np.array(json.dumps(ABOUT | {"class_names": [1, 2]}))}
+    ),
+    "more images": _npz(
+        **GOOD | {"about": np.array(json.dumps(ABOUT | {"images": ["x", "y"]}))}
+    ),
+    "more classes": _npz(**GOOD | {"iou": np.ones((1, 3, 3), np.int64)}),
+    "negative": _npz(**GOOD | {"iou": -np.ones((1, 2, 3), np.int64)}),
+    "floats": _npz(**GOOD | {"iou": np.full((1, 2, 3), np.nan)}),
+    "objects": _npz(**GOOD | {"iou": np.array([None])}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_counts_name_their_file(content, tmp_path, capsys):
+    path = tmp_path / "report.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"report\.npz is damaged"):
+        load_counts(path)
+    assert compare(path, path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path} is damaged")
+    assert len(error.splitlines()) == 1
+
+
+def test_counts_need_no_more_memory_than_they_have_numbers(tmp_path):
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1, 2, %d)}\n" % 2**40
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name, array in GOOD.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(f"{name}.npy", content.getvalue())
+        lie = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+        archive.writestr("boundary.npy", lie)
+    with pytest.raises(ValueError, match=r"boundary.npy ends early"):
+        load_counts(tmp_path / "x.npz")

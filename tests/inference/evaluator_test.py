@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg.inference import evaluator as evaluator_module
 from jaxseg.inference.evaluator import Evaluator
+from jaxseg.inference.network import NonFiniteScoresError
 from jaxseg.inference.scorers import network
 from jaxseg.parallel.mesh import create_parallel
 from tests.helpers import NORMALIZATION, ConvNet, init_variables
@@ -170,6 +171,43 @@ def test_more_pixels_than_can_be_counted_are_refused(uniform, monkeypatch):
     evaluate, variables = make()
     with pytest.raises(ValueError, match=r"3840 pixels,.* smaller batch_size"):
         evaluate(variables, uniform)
+
+
+def _nan_at(pixel):
+    """A scorer whose scores are NaN where all channels have this value."""
+
+    def score(variables, image):
+        x = image.astype(jnp.float32)
+        bad = jnp.all(image == pixel, axis=-1, keepdims=True)
+        return jnp.where(bad, jnp.nan, jnp.concatenate([x, -x[..., :1]], -1))
+
+    return score
+
+
+@pytest.mark.parametrize("backend", ["jit", "shard_map", "pmap"])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_scores_that_are_not_finite_name_their_image(backend, bad):
+    records = Records((20, 30), (24, 40), (9, 9), (24, 40), (20, 30))
+    for record in records:
+        record["image"] = np.maximum(record["image"], 1)
+    scorer = _nan_at(0)
+    evaluate = Evaluator(
+        lambda v, x: jnp.where(jnp.isnan(scorer(v, x)), bad, scorer(v, x)),
+        num_classes=K,
+        batch_size=4,
+        parallel=create_parallel(backend, 2),
+    )
+    records.name = lambda index: f"street_{index}"
+    evaluate({}, records)  # the padding, and the void records, are all zeros
+    records[3]["image"][23, 39] = 0
+    with pytest.raises(NonFiniteScoresError, match="street_3 are NaN or infinite"):
+        evaluate({}, records)
+
+
+def test_more_classes_than_label_maps_hold_are_refused():
+    parallel = create_parallel(data=1)
+    with pytest.raises(ValueError, match="256 classes do not fit"):
+        Evaluator(_nan_at(0), num_classes=256, batch_size=1, parallel=parallel)
 
 
 def test_batches_can_be_watched(uniform):

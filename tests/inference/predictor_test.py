@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from jaxseg.inference.evaluator import Evaluator
+from jaxseg.inference.network import NonFiniteScoresError
 from jaxseg.inference.predictor import Predictor
 from jaxseg.inference.scorers import network
+from jaxseg.inference.tiled import TiledPredictor
 from jaxseg.models import create_model
 from jaxseg.models.variables import initial_variables
 from jaxseg.ops.crf import PRESETS, dense_crf
@@ -57,6 +59,29 @@ def test_other_sizes_continue_their_last_row_and_column(size):
     classes = predict(image)
     assert classes.shape == size
     np.testing.assert_array_equal(classes, expect(variables, padded)[:height, :width])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_an_error(bad):
+    def scorer(variables, image):
+        x = image.astype(jnp.float32)
+        return jnp.where(jnp.arange(image.shape[1])[:, None, None] >= variables, bad, x)
+
+    image = draw_image(5, 7)  # padded to 8 rows
+    assert Predictor(scorer, 5, make_metadata())(image).shape == (5, 7)
+    for predict in (
+        Predictor(scorer, 4, make_metadata()),
+        Predictor(scorer, 4, make_metadata()).with_entropy,
+        TiledPredictor(scorer, 4, make_metadata(), (8, 8)),
+    ):
+        with pytest.raises(NonFiniteScoresError, match="NaN or infinite"):
+            predict(image)
+
+
+def test_more_classes_than_predictions_hold_are_refused():
+    many = Predictor(lambda v, x: jnp.zeros((*x.shape[:3], 256)), {}, make_metadata())
+    with pytest.raises(ValueError, match="256 classes do not fit"):
+        many(draw_image(8, 8))
 
 
 def test_images_of_similar_sizes_share_a_program():

@@ -233,3 +233,32 @@ def test_chunks_that_do_not_divide_are_refused(chunks, message):
 def test_only_sums_are_divided():
     with pytest.raises(AssertionError, match="rank"):
         divide(jnp.ones((2, 3)), jnp.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("logits", "arguments", "message"),
+    [
+        (jnp.zeros((2, 0)), {}, "at least 1 class"),
+        (jnp.zeros(()), {}, "at least 1 class"),
+        (jnp.zeros((2, 3), int), {}, "logits must be floating"),
+        (jnp.zeros((2, 2)), {"class_weights": np.array([1, -1])}, "at least 0"),
+        (jnp.zeros((2, 2)), {"class_weights": np.array([1, np.nan])}, "finite"),
+        (jnp.zeros((2, 2)), {"class_weights": jnp.array([1, jnp.inf])}, "finite"),
+    ],
+)
+def test_impossible_logits_and_weights_are_named(logits, arguments, message):
+    label = jnp.zeros(2, jnp.int32)
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(logits, label, **arguments)
+
+
+def test_no_pixels_have_no_loss():
+    logits, label = jnp.zeros((0, 3)), jnp.zeros(0, jnp.uint8)
+    assert [float(x) for x in cross_entropy(logits, label)] == [0, 0]
+
+
+def test_chunks_need_maps():
+    with pytest.raises(ValueError, match=r"chunks is 1\.5"):
+        by_columns(cross_entropy, 1.5)
+    with pytest.raises(ValueError, match=r"expected \[B, H, W\]"):
+        by_columns(cross_entropy, 2)(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxseg.metrics import Confusion, confusion, confusion_counts, format_table
+from jaxseg.metrics import (
+    BoundaryF1,
+    Confusion,
+    ImageIoU,
+    Trimap,
+    confusion,
+    confusion_counts,
+    format_table,
+)
 
 
 def random_maps(num_classes, shape=(3, 7, 9), seed=0):
@@ -182,3 +190,58 @@ def test_table():
         "mean          37.5      75.0",
         "pixel accuracy 75.0, frequency-weighted IoU 75.0 (all in percent)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([[1, -1], [0, 0]], "one is -1"),
+        ([[1.0, math.nan], [0, 0]], "must be integers, not float64"),
+        (np.full((1, 1), 2**63, np.uint64), "from 0 to 2"),
+        (np.zeros((0, 0), np.int64), "num_classes is 0"),
+    ],
+)
+def test_what_is_no_count_is_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        Confusion(np.array(counts))
+
+
+def test_sums_that_overflow_are_refused():
+    most = Confusion(np.full((1, 1), 2**62))
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        most + most
+
+
+@pytest.mark.parametrize("num_classes", [-1, 0, 2**14 + 1, 10**6])
+def test_impossible_numbers_of_classes_are_refused(num_classes):
+    label = np.zeros((2, 2), np.int32)
+    for create in (
+        lambda: confusion_counts(label, label, num_classes),
+        lambda: Confusion.of(label, label, num_classes),
+        lambda: Confusion.zeros(num_classes),
+        lambda: ImageIoU.zeros(num_classes),
+        lambda: BoundaryF1.of(0, label, label, num_classes),
+        lambda: Trimap.zeros(num_classes),
+    ):
+        with pytest.raises(ValueError, match=f"num_classes is {num_classes}"):
+            create()
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int64, np.uint8])
+def test_labels_of_any_integer_type(kind):
+    label = np.array([0, 1, 1], kind)
+    for prediction in (label, label.astype(np.int64)):
+        counts = Confusion.of(prediction, label, 2).counts
+        np.testing.assert_array_equal(counts, [[1, 0], [0, 2]])
+
+
+def test_maps_of_floats_are_refused():
+    label = np.zeros((2, 2), np.uint8)
+    for count in (confusion_counts, Confusion.of):
+        with pytest.raises(ValueError, match="predictions must be integers"):
+            count(np.full((2, 2), np.nan, np.float32), label, 2)
+
+
+def test_names_in_the_table_are_escaped_and_aligned():
+    lines = format_table(Confusion.zeros(2).compute(["a\x1b\n", "b"])).splitlines()
+    assert lines[2].startswith(r"a\x1b\n  ") and len(lines[2]) == len(lines[3])

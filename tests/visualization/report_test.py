@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli
-from jaxseg.checkpoints.run import load, save
+from jaxseg.checkpoints.known_data import remember_data
+from jaxseg.checkpoints.run import load, read_metadata, save
 from jaxseg.data import read_image
 from jaxseg.inference.predictor import Predictor
 from jaxseg.metadata import RunMetadata
@@ -259,7 +260,36 @@ def workdir(tmp_path, monkeypatch):
         palette=METADATA.palette,
         data=prepared,
     )
+    remember_data(read_metadata(tmp_path / "run"))
     return tmp_path / "run"
+
+
+def test_the_page_survives_odd_metrics(workdir, tmp_path):
+    lines = [
+        '{"step": 1, "loss": "high"}',
+        '{"step": 2, "loss": NaN, "learning_rate": [1]}',
+        '{"step": 3, "loss": 1' + "0" * 400 + ', "val_miou": null}',
+        '{"step": 100000000000000000, "loss": 1}',
+        "null",
+        '{"step": 4, "loss": 0.5}',
+    ]
+    (workdir / "metrics.jsonl").write_text("\n".join(lines))
+    output = tmp_path / "report.html"
+    arguments = ["report", f"--workdir={workdir}", f"--data-root={tmp_path / 'data'}"]
+    assert cli.main([*arguments, f"--output={output}"]) == 0
+    loss = data_of(output.read_text())["charts"][0]
+    assert loss["x"] == [1, 2, 3, 4]
+    assert loss["series"][0]["y"] == [None, None, None, 0.5]
+
+
+@pytest.mark.parametrize("damage", ["null", "{", '{"a": 1, "a": 1}', "[" * 100_000])
+def test_a_damaged_evaluation_is_named(workdir, tmp_path, damage, capsys):
+    (workdir / "report.json").write_text(damage)
+    output = tmp_path / "report.html"
+    arguments = ["report", f"--workdir={workdir}", f"--data-root={tmp_path / 'data'}"]
+    assert cli.main([*arguments, f"--output={output}"]) == 1
+    assert "report.json is damaged" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_the_command(workdir, tmp_path, capsys):

@@ -14,8 +14,10 @@ import pytest
 import safetensors.numpy
 
 from jaxseg.weights import untrusted
+from jaxseg.weights.caffe_file import read_caffe
 from jaxseg.weights.files import read, read_metadata, write_safetensors
 from jaxseg.weights.mapping import WeightsError
+from jaxseg.weights.torch_file import read_torch
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -102,8 +104,17 @@ def test_what_is_no_weight_file_says_so(tmp_path):
         read(tmp_path)
     with pytest.raises(WeightsError, match="does not exist"):
         read(tmp_path / "missing.pth")
-    with pytest.raises(WeightsError, match="does not exist"):
-        read("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    for special in ("/dev/zero", tmp_path / "pipe"):
+        for open_file in (read, read_metadata, read_torch):
+            with pytest.raises(WeightsError, match="is not a regular file"):
+                open_file(special)
+        with pytest.raises(WeightsError, match="not a regular file"):
+            read_caffe(special)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**42)
+    with pytest.raises(WeightsError, match="sparse is larger than"):
+        read(tmp_path / "sparse")
     others = {
         b"": "not a supported weight file.* is empty.*no layer with weights",
         b"accuracy: 0.5\n"

@@ -1,5 +1,8 @@
 """Files of weights into models and workdirs, and out again."""
 
+import json
+from dataclasses import asdict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +10,24 @@ import pytest
 
 import jaxseg
 from jaxseg.metadata import RunMetadata
-from jaxseg.models.variables import initial_variables
+from jaxseg.models.variables import abstract_variables, initial_variables
 from jaxseg.ops.image_normalization import Normalization
-from jaxseg.utils.trees import flatten
+from jaxseg.utils.trees import flatten, unflatten
+from jaxseg.weights import files
 from jaxseg.weights.importer import (
     class_dependent,
     export_weights,
     import_weights,
     read_fitting,
 )
-from jaxseg.weights.mapping import IMAGENET, WeightsError, summary
+from jaxseg.weights.mapping import (
+    IMAGENET,
+    Mapping,
+    Source,
+    WeightsError,
+    convert,
+    summary,
+)
 from tests.helpers import init_variables
 
 VGG = {"widths": (2, 2, 4, 4, 4), "depths": (2, 2, 3, 3, 3)}
@@ -157,6 +168,74 @@ def test_an_export_of_gray_images_comes_back(tmp_path):
     export_weights(path, variables, metadata)
     imported = import_weights(path)
     jax.tree.map(np.testing.assert_array_equal, imported.variables, dict(variables))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("params/head/kernel", np.nan, "NaN or infinite: params/head/kernel"),
+        ("params/head/bias", np.inf, "NaN or infinite: params/head/bias"),
+        (
+            "batch_stats/encoder/stage1/bn1/var",
+            -0.1,
+            "negative variances: batch_stats/encoder/stage1/bn1/var",
+        ),
+    ],
+)
+def test_invalid_values_are_named(path, value, message, tmp_path):
+    leaves = dict(flatten(_initialized(SEGNET)))
+    leaves[path] = np.asarray(leaves[path]).copy()
+    leaves[path].flat[0] = value
+    file = tmp_path / "net.safetensors"
+    export_weights(file, unflatten(leaves), METADATA)
+    with pytest.raises(WeightsError, match=rf"net\.safetensors .*{message}"):
+        import_weights(file)
+    with pytest.raises(WeightsError, match=message):
+        read_fitting(file, SEGNET).convert(_initialized(SEGNET))
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    leaves = dict(flatten(_initialized(SEGNET)))
+    leaves["params/head/bias"] = np.zeros(3, np.complex64)
+    np.savez(tmp_path / "net.npz", **leaves)
+    like = abstract_variables(jaxseg.create_model(**SEGNET))
+    own = Mapping("own", lambda path, shape: Source((path,)), IMAGENET)
+    with pytest.raises(WeightsError, match="params/head/bias is real, from complex"):
+        convert(leaves, like, own)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("null", "the header of .* not a JSON object"),
+        ("[" * 100_000, "the header of .* nested too deeply"),
+        ('{"a": 1, "a": 2}', "the header of .* given twice"),
+    ],
+)
+def test_damaged_headers_are_named(header, message, tmp_path):
+    file = tmp_path / "net.safetensors"
+    files.write_safetensors(file, {"x": np.zeros(1)}, {"jaxseg": header})
+    with pytest.raises(WeightsError, match=message):
+        import_weights(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depths": [8000] * 2}, "more than .* layers"),
+        ({"depths": [8000] * 100}, "sum of all integers"),
+        ({"width": "wide"}, "cannot be built"),
+    ],
+)
+def test_a_header_cannot_ask_for_an_endless_model(changes, message, tmp_path):
+    file = tmp_path / "net.safetensors"
+    content = METADATA.to_json()
+    content["model"] = SEGNET | changes
+    content["normalization"] = asdict(IMAGENET)
+    tensors = {"x": np.zeros(1)}
+    files.write_safetensors(file, tensors, {"jaxseg": json.dumps(content)})
+    with pytest.raises(WeightsError, match=message):
+        import_weights(file)
 
 
 def test_an_export_for_other_classes(tmp_path):

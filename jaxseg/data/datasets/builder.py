@@ -6,6 +6,7 @@ A builder draws or reads examples, checks them, and names its classes.
 
 import hashlib
 import json
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from jaxseg.data.images import encode_png
+from jaxseg.utils.text import direct
 
 
 class Example(NamedTuple):
@@ -110,6 +112,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             desc=f"preparing {self.name}/{split}",
             total=total,
             disable=None,  # no progress bar unless on a terminal
+            file=direct(sys.stderr),
         )
         for example in bar:
             sizes[example.name] = example.label.shape
