@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxseg.parallel.distributed import any_process, check_same, limited_wait
+from jaxseg.utils.json_file import read_json
 from jaxseg.utils.trees import flatten
 
 State = TypeVar("State")
@@ -85,6 +86,8 @@ class CheckpointManager:
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._tidy()
+        for step in complete_steps(self.directory):
+            validation_miou(self.directory / str(step))  # Orbax reads it, too
         managers = checkpoint_managers
         kept = managers.AnyPreservationPolicy(
             [
@@ -428,9 +431,29 @@ def complete_steps(directory: Path) -> list[int]:
     )
 
 
-def metrics_file(path: Path) -> Path:
-    """File of the validation mIoU of a checkpoint, JSON `{"miou": x}`."""
-    return path / "metrics" / "metrics"
+def validation_miou(path: Path) -> float:
+    """Validation mIoU of a checkpoint; `UNSCORED` if it was not evaluated.
+
+    Args:
+        path: folder of the checkpoint of one step.
+
+    Raises:
+        CorruptCheckpointError: if its file is damaged.
+    """
+    file = path / "metrics" / "metrics"
+    if not file.is_file():
+        return UNSCORED
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise CorruptCheckpointError(str(error)) from error
+    score = content.get("miou") if isinstance(content, dict) else None
+    if not isinstance(score, int | float) or isinstance(score, bool):
+        raise CorruptCheckpointError(
+            f"{file} is damaged: it has no number miou; choose another checkpoint by its "
+            f"step, or move {path} away."
+        )
+    return UNSCORED if score != score else score
 
 
 def _is_position(data: dict[str, Any]) -> bool:

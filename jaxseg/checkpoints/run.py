@@ -22,13 +22,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg.checkpoints.manager import (
-    UNSCORED,
     CheckpointManager,
     CorruptCheckpointError,
     complete_steps,
     corrupt,
-    metrics_file,
     stored_shapes,
+    validation_miou,
 )
 from jaxseg.data.palette import distinct_palette
 from jaxseg.metadata import MetadataError, RunMetadata
@@ -287,7 +286,9 @@ def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int
     if checkpoint == "latest":
         return steps[-1]
     if checkpoint == "best":
-        return max(steps, key=lambda step: (_score(directory / str(step)), step))
+        return max(
+            steps, key=lambda step: (validation_miou(directory / str(step)), step)
+        )
     if str(checkpoint).isdecimal() and int(checkpoint) in steps:
         return int(checkpoint)
     raise ValueError(
@@ -321,20 +322,6 @@ def read_metadata(workdir: str | os.PathLike) -> RunMetadata:
     except ValueError as error:
         raise MetadataError(str(error)) from error
     return RunMetadata.from_json(content, str(path))
-
-
-def _score(path: Path) -> float:
-    """Validation mIoU of a checkpoint."""
-    file = metrics_file(path)
-    if not file.is_file():
-        return UNSCORED
-    content = read_json(file)
-    score = content.get("miou") if isinstance(content, dict) else None
-    if not isinstance(score, int | float) or isinstance(score, bool):
-        raise CorruptCheckpointError(
-            f"{file} is damaged: it has no number miou; choose a checkpoint by its step."
-        )
-    return UNSCORED if score != score else score
 
 
 def _disk_bytes(path: Path) -> int:
