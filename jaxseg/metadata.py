@@ -110,7 +110,7 @@ class RunMetadata:
             for values in (self.normalization.mean, self.normalization.std)
         ):
             raise MetadataError(
-                f"normalization is {self.normalization}; it must have one value, or "
+                f"normalization is {self.normalization!r:.80}; it must have one value, or "
                 f"one for each of the {self.channels} channels."
             )
 
@@ -162,7 +162,7 @@ class RunMetadata:
             known = {f.name: f for f in dataclasses.fields(cls)}
             given = {k: v for k, v in content.items() if k != "format_version"}
             if unknown := given.keys() - known.keys():
-                raise MetadataError(f"the key {sorted(unknown)[0]!r} is unknown.")
+                raise MetadataError(f"the key {sorted(unknown)[0]!r:.80} is unknown.")
             required = {
                 name
                 for name, f in known.items()
@@ -316,7 +316,9 @@ def _normalization(value: Any) -> Any:
         try:
             return Normalization(value["mean"], value["std"])
         except ValueError as error:
-            raise MetadataError(f"normalization is {value}: {error}") from error
+            raise MetadataError(
+                f"normalization is {value!r:.80}: {error!s:.200}"
+            ) from error
     return value
 
 

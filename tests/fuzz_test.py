@@ -28,8 +28,8 @@ def sandbox(corpus, tmp_path, monkeypatch):
 
 
 def test_every_input_is_refused_or_read_rightly(corpus):
-    done = fuzz.run(list(fuzz.shares(150)), jobs=1, corpus=corpus)
-    assert len(done) == 150
+    done = fuzz.run(list(fuzz.shares(400)), jobs=1, corpus=corpus)
+    assert len(done) == 400
     assert not fuzz.describe_failures(done, seed=0)
 
 

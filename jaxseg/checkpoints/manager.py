@@ -110,7 +110,7 @@ class CheckpointManager:
             todelete_subdir=_DELETED,
         )
         for step in complete_steps(self.directory):
-            read_score(self.directory / str(step))
+            validation_miou(self.directory / str(step))  # Orbax reads it, too
             disk_bytes(self.directory / str(step))
         try:
             self._manager = ocp.CheckpointManager(
@@ -444,29 +444,28 @@ def complete_steps(directory: Path) -> list[int]:
     )
 
 
-def metrics_file(path: Path) -> Path:
-    """File of the validation mIoU of a checkpoint, JSON `{"miou": x}`."""
-    return path / "metrics" / "metrics"
-
-
-def read_score(path: Path) -> float:
+def validation_miou(path: Path) -> float:
     """Validation mIoU of a checkpoint; `UNSCORED` if it was not evaluated.
 
+    Args:
+        path: folder of the checkpoint of one step.
+
     Raises:
-        CorruptCheckpointError: if its file is damaged; names the file.
+        CorruptCheckpointError: if its file is damaged.
     """
-    file = metrics_file(path)
+    file = path / "metrics" / "metrics"
     if not file.exists():
         return UNSCORED
     try:
-        score = read_json(file)["miou"]
-        if type(score) not in (int, float):
-            raise ValueError("it has no number")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        content = read_json(file)
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpointError(str(error)) from error
+    score = content.get("miou") if isinstance(content, dict) else None
+    if not isinstance(score, int | float) or isinstance(score, bool):
         raise CorruptCheckpointError(
-            f"{file} is damaged ({str(error)[:200]}); delete it, and the checkpoint "
-            "counts as not evaluated."
-        ) from error
+            f"{file} is damaged: it has no number miou; choose another checkpoint by its "
+            f"step, or move {path} away."
+        )
     return UNSCORED if score != score else score
 
 

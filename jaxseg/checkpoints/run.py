@@ -26,8 +26,8 @@ from jaxseg.checkpoints.manager import (
     complete_steps,
     corrupt,
     disk_bytes,
-    read_score,
     stored_shapes,
+    validation_miou,
 )
 from jaxseg.data.palette import distinct_palette
 from jaxseg.metadata import MetadataError, RunMetadata
@@ -286,7 +286,9 @@ def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int
     if checkpoint == "latest":
         return steps[-1]
     if checkpoint == "best":
-        return max(steps, key=lambda step: (read_score(directory / str(step)), step))
+        return max(
+            steps, key=lambda step: (validation_miou(directory / str(step)), step)
+        )
     if str(checkpoint).isdecimal() and int(checkpoint) in steps:
         return int(checkpoint)
     raise ValueError(

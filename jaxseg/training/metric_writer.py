@@ -60,7 +60,8 @@ class MetricWriter:
         self._open = ExitStack()
         path = Path(os.devnull if silent else Path(workdir) / METRICS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(path, start, evaluates)
+        if not silent:
+            _drop_after(path, start, evaluates)
         self._file = self._open.enter_context(path.open("ab", buffering=0))
         self._trackers = []
         for create in () if silent else trackers:
@@ -163,6 +164,8 @@ def _drop_after(path: Path, step: int, evaluates: bool = False) -> None:
     With `evaluates`, the evaluation of the step is dropped too.
     """
     if not path.is_file():
+        if path.is_symlink() or path.exists():
+            raise ValueError(f"{path}: not a regular file; remove it")
         return
     *lines, unfinished = read_file(path, MAX_BYTES).split(b"\n")
     if _parse(unfinished) is not None:

@@ -37,7 +37,7 @@ def guarded(path: str | os.PathLike) -> Iterator[None]:
         raise WeightsError(f"{path} {error}") from error
     except zipfile.BadZipFile as error:
         raise WeightsError(
-            f"{path} begins like a zip file, but cannot be read ({error}); if the "
+            f"{path} begins like a zip file, but cannot be read ({error!s:.200}); if the "
             "download was interrupted, download it again."
         ) from error
     except OSError as error:

@@ -136,6 +136,16 @@ def test_a_damaged_position_names_its_checkpoint(workdir, position):
         _restore(workdir)
 
 
+@pytest.mark.parametrize(
+    "metrics", ["3", "{", "null", '{"miou": "x"}', '{"miou": null}']
+)
+def test_a_damaged_miou_is_named_before_anything_is_saved(workdir, metrics):
+    (workdir / "checkpoints" / "1" / "metrics" / "metrics").write_text(metrics)
+    with pytest.raises(CorruptCheckpointError, match="checkpoints/1/metrics/metrics"):
+        _save(workdir, 3)
+    assert _names(workdir / "checkpoints") == ["1", "2"]
+
+
 def test_a_checkpoint_under_another_step_is_refused(workdir):
     (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "5")
     with pytest.raises(CorruptCheckpointError, match=r"checkpoints/5.*another step"):

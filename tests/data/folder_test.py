@@ -221,6 +221,12 @@ def test_missing_masks_folder(folder):
     refused(folder, "train/masks", "does not exist")
 
 
+def test_the_name_of_a_split_needs_a_letter_or_a_digit(folder):
+    folder.fill(2)
+    folder.fill(2, split="-")
+    refused(folder, str(folder.root / "-"), "letter or a digit", "rename")
+
+
 def test_empty_split(folder):
     folder.add("a", None, None)
     refused(folder, "'train' is empty")

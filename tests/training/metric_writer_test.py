@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 
 import numpy as np
+import pytest
 
 from jaxseg.training.metric_writer import MetricWriter, read_metrics
 
@@ -93,3 +95,16 @@ def test_odd_lines_are_left_out_and_kept_in_the_file(tmp_path):
     lines = path.read_text().split("\n")
     assert lines[:-2] == [good[0], *ODD, good[1]]
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link to a device"])
+def test_only_a_regular_file_is_written_to(tmp_path, kind):
+    path, target = tmp_path / "run" / "metrics.jsonl", tmp_path / "target"
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target if kind == "link to nothing" else "/dev/zero")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: not a regular file"):
+        MetricWriter(path.parent, start=0, steps=10)
+    assert not target.exists()

@@ -58,6 +58,12 @@ class Folder(SegmentationBuilder, skip_registration=True):
         )
         if not names:
             raise ValueError(f"{self._root}: no split found; expected {LAYOUT}")
+        for name in names:
+            if not any(map(str.isalnum, name)):  # TFDS cannot store it
+                raise ValueError(
+                    f"{self._root / name}: the name of a split needs a letter or a "
+                    "digit; rename the folder"
+                )
         return tuple(names)
 
     def num_examples(self, split: str) -> int:
