@@ -316,9 +316,7 @@ def _normalization(value: Any) -> Any:
         try:
             return Normalization(value["mean"], value["std"])
         except ValueError as error:
-            raise MetadataError(
-                f"normalization is {value!r:.80}: {error!s:.200}"
-            ) from error
+            raise MetadataError(f"normalization is {value!r:.80}: {error}") from error
     return value
 
 

@@ -31,10 +31,12 @@ class Normalization:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if not all(map(_is_finite, self.mean)):
-            raise ValueError(f"mean is {self.mean}; it must be finite numbers.")
+            raise ValueError(f"mean is {self.mean!r:.80}; it must be finite numbers.")
         # Compared in float32, in which a tiny one is 0.
         if not all(_is_finite(v) and np.float32(v) > 0 for v in self.std):
-            raise ValueError(f"std is {self.std}; it must be positive, finite numbers.")
+            raise ValueError(
+                f"std is {self.std!r:.80}; it must be positive, finite numbers."
+            )
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """Normalizes pixels of any dtype, [B, H, W, C], to float32 [B, H, W, C]."""
