@@ -232,7 +232,8 @@ def open_mask(path: Path, rng: random.Random) -> None:
     if rng.random() < 0.5:
         mask = read_mask(path, colors=rng.random() < 0.5)
         color = mask.dtype == np.uint8 and mask.ndim == 3 and mask.shape[2] == 3
-        require(color or (mask.dtype == np.int64 and mask.ndim == 2), f"{mask.shape}")
+        index = mask.dtype in (np.uint8, np.int64) and mask.ndim == 2
+        require(color or index, f"{mask.dtype} {mask.shape}")
     else:
         palette = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
         masks = rng.choice(("indices", "colors"))

@@ -146,8 +146,8 @@ def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
             they show, too.
 
     Returns:
-        Integers [H, W] for an index mask (the indices of a palette, not its colors), or
-        uint8 [H, W, 3] for a color mask.
+        uint8 or int64 [H, W] for an index mask (the indices of a palette, not its
+        colors), or uint8 [H, W, 3] for a color mask.
 
     Raises:
         ValueError: if the file cannot be decoded, is a JPEG, or contains floats.
@@ -164,7 +164,8 @@ def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
         )
     if colors or image.mode not in _INDEX_MODES:
         return np.asarray(image.convert("RGB"))
-    return np.asarray(image).astype(np.int64)
+    indices = np.asarray(image)
+    return indices.astype(np.uint8 if indices.itemsize == 1 else np.int64)
 
 
 def encode_png(array: np.ndarray) -> bytes:

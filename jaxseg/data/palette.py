@@ -133,7 +133,7 @@ def named_palette(name: str, num_classes: int) -> Palette:
         return _ANY[name](num_classes)
     if name not in _OWN:
         known = suggest_name(name, _OWN | _ANY)
-        raise ValueError(f"unknown palette {name!r}{known}")
+        raise ValueError(f"unknown palette {name!r:.80}{known}")
     if len(_OWN[name]) != num_classes:
         raise ValueError(
             f"palette {name!r} is for {len(_OWN[name])} classes, not {num_classes}; use "

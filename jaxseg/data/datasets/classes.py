@@ -135,7 +135,8 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
         void = sorted({*classes.void_values, IGNORE})
         known = f"values {values[0]} to {values[-1]} are classes, and {void} is void"
         table = _value_table(classes)
-        label = table[np.clip(mask, -1, len(table) - 1)]
+        small = mask.dtype == np.uint8
+        label = table[mask if small else np.clip(mask, -1, len(table) - 1)]
     elif classes.palette is None:
         raise ValueError(
             f"{path}: a color mask needs a classes.json with a palette; add one, or "
@@ -146,7 +147,7 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
         known = f"the palette has {len(classes.palette)} colors"
         label = _color_table(classes)[mask.astype(np.int32) @ _RGB_WEIGHTS]
     if (label < 0).any():
-        row, column = np.argwhere(label < 0)[0]
+        row, column = np.unravel_index((label < 0).argmax(), label.shape)
         raise ValueError(
             f"{path}: {mask[row, column].tolist()} at row {row}, column {column} is "
             f"neither a class nor void ({(label < 0).sum()} such pixels in this mask); "
