@@ -11,9 +11,6 @@ from jaxseg.data.images import IGNORE, read_mask
 from jaxseg.data.palette import Palette, named_palette
 from jaxseg.utils.files import read_file
 
-# Packs a color into 24 bits: mask @ _RGB_WEIGHTS.
-_RGB_WEIGHTS = np.array([1 << 16, 1 << 8, 1], np.int32)
-
 
 @dataclass(frozen=True)
 class Classes:
@@ -145,7 +142,7 @@ def read_label(path: Path, classes: Classes) -> np.ndarray:
     else:
         _check_colors(path, classes)
         known = f"the palette has {len(classes.palette)} colors"
-        label = _color_table(classes)[mask.astype(np.int32) @ _RGB_WEIGHTS]
+        label = _color_table(classes)[_packed(mask)]
     if (label < 0).any():
         row, column = np.unravel_index((label < 0).argmax(), label.shape)
         raise ValueError(
@@ -179,10 +176,20 @@ def _color_table(classes: Classes) -> np.ndarray:
     """Class by color, packed into 24 bits, or -1."""
     table = np.full(1 << 24, -1, np.int16)
     for index, color in enumerate(classes.palette or ()):
-        table[np.array(color) @ _RGB_WEIGHTS] = index
+        table[_packed(np.array(color, np.uint8))] = index
     for color in classes.void_colors:
-        table[np.array(color) @ _RGB_WEIGHTS] = IGNORE
+        table[_packed(np.array(color, np.uint8))] = IGNORE
     return table
+
+
+def _packed(colors: np.ndarray) -> np.ndarray:
+    """Colors, uint8 [..., 3], as integers of 24 bits, int32 [...]."""
+    # In place; a matrix product of integers takes several times the memory and time.
+    packed = colors[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= colors[..., channel]
+    return packed
 
 
 def _class_values(classes: Classes) -> list[int]:
