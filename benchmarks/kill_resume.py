@@ -33,8 +33,8 @@ import orbax.checkpoint as ocp
 from jaxseg.training import default_config
 
 ROOT = Path(__file__).resolve().parent.parent
-EXIT_LIMIT_S = 90
-"""Time in which the process that was not killed must end."""
+EXIT_LIMIT_S = 120
+"""Time in which the process that was not killed must end: it may wait for the start."""
 
 
 def get_config():
@@ -78,6 +78,7 @@ class Runs:
             f"--config.data.prepared_dir={self.prepared}",
             f"--config.train.steps={steps}",
             "--heartbeat_timeout_s=10",
+            "--start_timeout_s=60",
         ]
 
     def start(self) -> list[subprocess.Popen]:
@@ -128,7 +129,10 @@ class Runs:
             try:
                 status = process.wait(timeout=EXIT_LIMIT_S)
             except subprocess.TimeoutExpired:
-                raise SystemExit("error: the other process did not end") from None
+                output = self._log.read_text()[-3000:]
+                raise SystemExit(
+                    f"{output}\nerror: the other process did not end"
+                ) from None
             if not killed and status:
                 raise SystemExit(self._log.read_text()[-3000:])
         return killed
@@ -264,7 +268,7 @@ def main() -> int:
             if not number:
                 continue
             began = time.monotonic()
-            steps = 20 if moment is Runs.preparation else 20 * number
+            steps = 20 if moment is Runs.preparation else 20 + 4 * number
             tag = f"{moment.__name__}{processes}"
             common = steps, processes, folder / "cache"
             plain = Runs(folder / f"{tag}_plain", *common)
