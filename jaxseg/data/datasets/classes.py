@@ -1,18 +1,12 @@
 """The meaning of the values and colors of masks."""
 
-import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from jaxseg.data.images import IGNORE, read_mask
+from jaxseg.data.images import IGNORE
 from jaxseg.data.palette import Palette, named_palette
 from jaxseg.utils.files import read_file
-
-# Packs a color into 24 bits: mask @ _RGB_WEIGHTS.
-_RGB_WEIGHTS = np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 @dataclass(frozen=True)
@@ -20,8 +14,8 @@ class Classes:
     """The meaning of a data set's masks.
 
     Attributes:
-        names: class names by class index; None if the labels are 0 to the largest value
-            in the masks.
+        names: class names by class index; None if the values of the masks are the
+            labels.
         void_values: mask values that become void. The classes are the other values, in
             ascending order.
         void_colors: RGB tuples that become void in color masks.
@@ -45,7 +39,8 @@ def read_classes(path: Path) -> Classes:
             expected.
     """
     try:
-        content = json.loads(read_file(path).decode())
+        # Windows tools begin UTF-8 with a byte-order mark.
+        content = json.loads(read_file(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     known = {"classes", "void", "palette", "masks"}
@@ -67,7 +62,7 @@ def read_classes(path: Path) -> Classes:
         and len(names) <= IGNORE
     ):
         raise ValueError(
-            f'{path}: "classes" must list 1 to {IGNORE} different names, found '
+            f'{path}: "classes" must list 2 to {IGNORE} different names, found '
             f"{names!r:.200}"
         )
     void = content.get("void")
@@ -111,83 +106,24 @@ def read_classes(path: Path) -> Classes:
     )
     # ADE20K's palette has one color twice, which matters only for color masks.
     if not isinstance(content.get("palette"), str) or masks == "colors":
-        _check_colors(path, classes)
+        check_colors(path, classes)
+    if len(names) == 1:
+        raise ValueError(
+            f'{path}: "classes" has only {names[0]!r}, so every pixel that is not void '
+            "is of this class, and there is nothing to learn; name two classes, such as "
+            f'["background", {json.dumps(names[0])}], and let the background be no void'
+        )
     return classes
 
 
-def read_label(path: Path, classes: Classes) -> np.ndarray:
-    """Reads a mask as class indices.
-
-    Args:
-        path: the mask file.
-        classes: the meaning of its values or colors.
-
-    Returns:
-        uint8 [H, W]; 255 is void.
-
-    Raises:
-        ValueError: if a value or color is neither a class nor void; names the file,
-            the value and the pixel.
-    """
-    mask = read_mask(path, colors=classes.masks == "colors")
-    if mask.ndim == 2:
-        values = _class_values(classes)
-        void = sorted({*classes.void_values, IGNORE})
-        known = f"values {values[0]} to {values[-1]} are classes, and {void} is void"
-        table = _value_table(classes)
-        label = table[np.clip(mask, -1, len(table) - 1)]
-    elif classes.palette is None:
-        raise ValueError(
-            f"{path}: a color mask needs a classes.json with a palette; add one, or "
-            "save the mask as a single-channel or palette PNG of class indices"
-        )
-    else:
-        _check_colors(path, classes)
-        known = f"the palette has {len(classes.palette)} colors"
-        label = _color_table(classes)[mask.astype(np.int32) @ _RGB_WEIGHTS]
-    if (label < 0).any():
-        row, column = np.argwhere(label < 0)[0]
-        raise ValueError(
-            f"{path}: {mask[row, column].tolist()} at row {row}, column {column} is "
-            f"neither a class nor void ({(label < 0).sum()} such pixels in this mask); "
-            f"{known}. Correct the mask or the classes.json"
-        )
-    return label.astype(np.uint8)
-
-
-def _check_colors(path: Path, classes: Classes) -> None:
+def check_colors(path: Path, classes: Classes) -> None:
+    """Raises a ValueError unless all colors differ; names the file."""
     colors = classes.void_colors + (classes.palette or ())
     if len(set(colors)) != len(colors):
         raise ValueError(
             f"{path}: two classes, or a class and void, have the same color; use "
             "different colors"
         )
-
-
-@functools.lru_cache(maxsize=8)
-def _value_table(classes: Classes) -> np.ndarray:
-    """Class by mask value, or -1; the last entry is for all values above 255."""
-    table = np.full(257, -1, np.int16)
-    table[list(_class_values(classes))] = np.arange(len(_class_values(classes)))
-    table[[*classes.void_values, IGNORE]] = IGNORE
-    return table
-
-
-@functools.lru_cache(maxsize=2)
-def _color_table(classes: Classes) -> np.ndarray:
-    """Class by color, packed into 24 bits, or -1."""
-    table = np.full(1 << 24, -1, np.int16)
-    for index, color in enumerate(classes.palette or ()):
-        table[np.array(color) @ _RGB_WEIGHTS] = index
-    for color in classes.void_colors:
-        table[np.array(color) @ _RGB_WEIGHTS] = IGNORE
-    return table
-
-
-def _class_values(classes: Classes) -> list[int]:
-    """The mask values of the classes, by class index."""
-    values = [v for v in range(IGNORE) if v not in classes.void_values]
-    return values[: len(classes.names)] if classes.names else values
 
 
 def _is_byte(value) -> bool:
