@@ -47,7 +47,7 @@ class CheckpointWriteError(OSError):
     """A checkpoint could not be written; the earlier ones are intact."""
 
 
-Reason = Literal["weights", "version", "batch_size", "leaves"]
+Reason = Literal["weights", "version", "batch_size", "leaves", "classes"]
 
 
 class IncompatibleCheckpointError(ValueError):
@@ -56,7 +56,7 @@ class IncompatibleCheckpointError(ValueError):
     Attributes:
         reason: "weights" if it has only the weights of a model, "version" if an older
             jaxseg wrote it, "batch_size" if the global batch size differs, "leaves" if
-            arrays differ.
+            arrays differ, "classes" if the names of the classes differ.
         leaves: names of the arrays that differ.
     """
 

@@ -434,7 +434,7 @@ def test_channels_other_than_one_or_three(folder):
         ({"classes": ["x"], "masks": "colors"}, "with a palette"),
         ({"classes": ["x"], "masks": "rgb"}, "rgb"),
         ({"classes": ["x"]}, "nothing to learn"),
-        ({"classes": ["x"], "void": 0}, '["background", "x"]'),
+        ({"classes": ["x"], "void": 0}, "'background' and 'x'"),
     ],
 )
 def test_bad_description_of_classes(folder, content, words):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxseg.data.images import IGNORE
 from jaxseg.data.palette import Palette, named_palette
+from jaxseg.utils.classes import check_trainable
 from jaxseg.utils.files import read_file
 
 
@@ -107,12 +108,10 @@ def read_classes(path: Path) -> Classes:
     # ADE20K's palette has one color twice, which matters only for color masks.
     if not isinstance(content.get("palette"), str) or masks == "colors":
         check_colors(path, classes)
-    if len(names) == 1:
-        raise ValueError(
-            f'{path}: "classes" has only {names[0]!r}, so every pixel that is not void '
-            "is of this class, and there is nothing to learn; name two classes, such as "
-            f'["background", {json.dumps(names[0])}], and let the background be no void'
-        )
+    try:
+        check_trainable(names)
+    except ValueError as error:
+        raise ValueError(f'{path}: "classes": {error}') from error
     return classes
 
 
