@@ -476,7 +476,7 @@ def plant(rng: random.Random, case: Path, outside: Path) -> str:
     if path.parent != case:
         if path.parent.is_symlink() or path.parent.is_file():
             return "nothing"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     done = mutate_file(rng, path, outside)
     if path.name in ("checkpoints", "shapes") and done == "link to a folder":

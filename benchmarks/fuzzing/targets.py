@@ -226,20 +226,23 @@ def open_image(path: Path, rng: random.Random) -> None:
 
 def open_mask(path: Path, rng: random.Random) -> None:
     """A mask file, as numbers and as labels."""
-    from jaxseg.data.datasets.classes import Classes, read_label
+    from jaxseg.data.datasets.classes import Classes
+    from jaxseg.data.datasets.labels import LabelReader
     from jaxseg.data.images import read_mask
 
     if rng.random() < 0.5:
-        mask = read_mask(path, colors=rng.random() < 0.5)
-        color = mask.dtype == np.uint8 and mask.ndim == 3 and mask.shape[2] == 3
-        index = mask.dtype in (np.uint8, np.int64) and mask.ndim == 2
-        require(color or index, f"{mask.dtype} {mask.shape}")
+        mask = read_mask(path)
+        integers = np.issubdtype(mask.values.dtype, np.integer)
+        require(integers and mask.values.ndim == 2, f"{mask.values.dtype}")
+        if mask.shown is not None:
+            require(
+                mask.values.max(initial=0) < len(mask.shown), "a value has no color"
+            )
     else:
         palette = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
         masks = rng.choice(("indices", "colors"))
-        label = read_label(
-            path, Classes(("a", "b", "c"), (), ((255, 255, 255),), palette, masks)
-        )
+        classes = Classes(("a", "b", "c"), (), ((255, 255, 255),), palette, masks)
+        label = LabelReader(classes, path.parent).read(path)
         require(label.dtype == np.uint8 and label.ndim == 2 and label.size, "shape")
         require(((label < 3) | (label == 255)).all(), "neither a class nor void")
     _check_format(path)

@@ -50,7 +50,7 @@ class CheckpointWriteError(OSError):
     """A checkpoint could not be written; the earlier ones are intact."""
 
 
-Reason = Literal["weights", "version", "batch_size", "leaves"]
+Reason = Literal["weights", "version", "batch_size", "leaves", "classes"]
 
 
 class IncompatibleCheckpointError(ValueError):
@@ -59,7 +59,7 @@ class IncompatibleCheckpointError(ValueError):
     Attributes:
         reason: "weights" if it has only the weights of a model, "version" if an older
             jaxseg wrote it, "batch_size" if the global batch size differs, "leaves" if
-            arrays differ.
+            arrays differ, "classes" if the names of the classes differ.
         leaves: names of the arrays that differ.
     """
 
@@ -88,10 +88,15 @@ class CheckpointManager:
         Folders that are named like a checkpoint and are not complete are moved away.
 
         Raises:
+            ValueError: if `workdir/checkpoints` is a symbolic link or a file.
             CorruptCheckpointError: if the metrics of a checkpoint are damaged, or one
                 of its files is not a regular file.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
+        if self.directory.is_symlink() or self.directory.is_file():
+            raise ValueError(
+                f"{self.directory}: a link or a file, where a folder must be; remove it"
+            )
         self._tidy()
         managers = checkpoint_managers
         kept = managers.AnyPreservationPolicy(

@@ -40,7 +40,7 @@ from jaxseg.models.variables import (
     limited_calls,
 )
 from jaxseg.ops.image_normalization import Normalization
-from jaxseg.utils.classes import check_max_classes
+from jaxseg.utils.classes import are_names, check_max_classes, first_difference
 from jaxseg.utils.files import write_atomically
 from jaxseg.utils.json_file import read_json
 from jaxseg.utils.trees import flatten, replace_leaves
@@ -164,6 +164,10 @@ class NormalizationMismatchError(ValueError):
     """Pretrained weights were trained with a different normalization of the images."""
 
 
+class ClassNamesMismatchError(ValueError):
+    """Weights were trained for other classes, or for classes in another order."""
+
+
 class PretrainedWeights:
     """Pretrained weights of another run, or of a file, to initialize a model from.
 
@@ -178,6 +182,7 @@ class PretrainedWeights:
         path: str | os.PathLike,
         model: Mapping[str, Any],
         head: str = "keep",
+        class_names: Sequence[str] = (),
     ):
         """Stores the arguments; reads nothing yet.
 
@@ -186,6 +191,8 @@ class PretrainedWeights:
             model: keyword arguments of `create_model` of the model to initialize.
             head: "keep", or "new" to keep the initial values of layers that depend on
                 the number of classes.
+            class_names: K names of the classes of the new run, to be compared with those
+                of a workdir; empty if they are not known.
 
         Raises:
             ValueError: if `head` is neither "keep" nor "new".
@@ -194,6 +201,7 @@ class PretrainedWeights:
         self.path = Path(path)
         self._model = model
         self._head = head
+        self._class_names = class_names
 
     @cached_property
     def _fitted(self) -> importer.FittedFile:
@@ -223,6 +231,8 @@ class PretrainedWeights:
             ValueError: if an array of the same name has another shape, or the models
                 have no name in common.
             NormalizationMismatchError: if the normalizations differ.
+            ClassNamesMismatchError: if the classes have other names, or another order,
+                and the layers that depend on their number are copied.
         """
         found, missing, unused = self._read(variables)
         if not found:
@@ -251,8 +261,9 @@ class PretrainedWeights:
         if not self.path.is_dir():
             converted = self._fitted.convert(variables, head=self._head)
             return converted.variables, converted.new, converted.dropped
-        _, stored, _ = load(self.path)
-        new = importer.class_dependent(self._model) if self._head == "new" else ()
+        _, stored, metadata = load(self.path)
+        head = importer.class_dependent(self._model)
+        new = head if self._head == "new" else ()
         try:
             result = transfer(stored, variables, tuple(new))
         except WeightsError as error:
@@ -262,7 +273,19 @@ class PretrainedWeights:
         found = flatten(result.variables)
         for name in result.new:
             del found[name]
+        if head & {*found}:
+            self._check_names(metadata.class_names)
         return found, result.new, result.dropped
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        ours = self._class_names
+        difference = first_difference(names, ours)
+        # Imported weights and data without a description have only numbers.
+        if are_names(names) and are_names(ours) and difference is not None:
+            raise ClassNamesMismatchError(
+                f"{self.path} was trained for other classes than those of this run: "
+                f"{difference}."
+            )
 
 
 def find_step(workdir: str | os.PathLike, checkpoint: str | int = "best") -> int:

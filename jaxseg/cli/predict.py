@@ -37,8 +37,8 @@ def add(commands: Commands) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="image, or folder to search for png, jpg, webp and tif files, with its "
-        "subfolders",
+        help="image, or folder to search for png, jpg, webp, tif, bmp and gif files, "
+        "with its subfolders",
     )
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder for the predictions"

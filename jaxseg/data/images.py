@@ -12,11 +12,12 @@ decoded, since Pillow has decoders for many others, some of which start programs
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from absl import logging
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from jaxseg.data.tiff import TiffWindows
 
 IGNORE = 255  # the label of void pixels
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"
+)  # fmt: skip
 
 LARGEST_WHOLE_PX = 2**26
 """Pixels of the largest image that `read_image` reads by default. A network that scores
@@ -44,16 +47,48 @@ LARGEST_PX = 2**30
 LARGEST_FILE = 2**31
 """Bytes of the largest image file that is read whole."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # JPEG includes MPO, which many phones write
+# JPEG includes MPO, which many phones write.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _expected_px = 0  # the limit of `expect_large_images`, once it was called
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
-_BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _COMPRESSION, _EXTRA_SAMPLES = 258, 259, 338  # tags of TIFF
+# None, CCITT, LZW, deflate, PackBits, LZMA, Zstandard.
+_LOSSLESS_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
 _UNSPECIFIED = 0  # an extra sample that is not alpha
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _SMALLER = "cut it into smaller images"
 _PIL_MODE = {1: "L", 3: "RGB"}
-_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
+_COLOR_MODES = ("RGB", "RGBA", "RGBX")
+_RGB_WEIGHTS = np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+class Mask(NamedTuple):
+    """A mask as stored, and what a viewer shows.
+
+    Attributes:
+        kind: "gray" for gray levels of 8 bits, "few bits" for 1, 2 or 4 bits, "palette"
+            for indices of a palette, "colors" for red, green and blue, "wide" for
+            numbers of 16 or 32 bits.
+        values: integers [H, W]. Gray levels of 8 bits are 0..255, of `b` bits
+            0..2**b - 1; indices of a palette; colors packed into 24 bits.
+        shown: uint8 [N, 3], the color that a viewer shows for each value; None if the
+            values are colors or have more than 8 bits.
+    """
+
+    kind: str
+    values: np.ndarray
+    shown: np.ndarray | None = None
 
 
 class ImageTooLargeError(ValueError):
@@ -64,7 +99,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """Reads an image file of any supported format, upright.
 
     Args:
-        path: a PNG, JPEG, WebP or TIFF file with 8 bits per channel.
+        path: a PNG, JPEG, WebP, TIFF, BMP or GIF file with 8 bits per channel.
         channels: 3 for RGB (gray is repeated), 1 for gray (the luma of colors).
 
     Returns:
@@ -77,8 +112,8 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
             bits per channel, channels of unknown meaning or several pages; names the
             file.
     """
-    image, data, _ = _open(Path(path), LARGEST_WHOLE_PX)
-    return _to_array(_eight_bit(image, data, path), _PIL_MODE[channels])
+    file = _open(Path(path), LARGEST_WHOLE_PX)
+    return _to_array(_eight_bit(file, path), _PIL_MODE[channels])
 
 
 def expect_large_images() -> None:
@@ -121,51 +156,99 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
         ValueError: see `read_image`; the limits are `LARGEST_RECORD_PX` and
             `LARGEST_RECORD_SIDE`.
     """
-    image, data, upright = _open(Path(path), LARGEST_RECORD_PX)
+    file = _open(Path(path), LARGEST_RECORD_PX)
+    image, data = file.image, file.data
     if max(image.size) > LARGEST_RECORD_SIDE:
         raise ImageTooLargeError(
             f"{path}: a side has {max(image.size):,} pixels; the limit is "
             f"{LARGEST_RECORD_SIDE:,}; {_SMALLER}"
         )
     # Many phones write MPO: a JPEG followed by a second image.
-    plain = image.format in ("PNG", "JPEG", "MPO") and image.mode in ("L", "RGB")
-    image = _eight_bit(image, data, path)
+    kept = file.header.format in ("PNG", "JPEG", "MPO") and image.mode in ("L", "RGB")
+    _eight_bit(file, path)
     size = image.height, image.width
-    if not (plain and upright and _can_decode(data, size)):
+    if not kept or file.orientation != 1 or not _can_decode(data, size):
         gray = image.mode in ("1", "L", "LA")
         data = encode_png(_to_array(image, "L" if gray else "RGB"))
     return data, size
 
 
-def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
+def read_mask(path: str | Path) -> Mask:
     """Reads a mask file without interpreting it.
 
     Args:
-        path: a PNG, WebP or TIFF file. JPEG is an error, since it changes labels.
-        colors: whether to read single-channel and palette masks by the colors that
-            they show, too.
+        path: a file of a lossless format: PNG, TIFF, BMP, GIF or lossless WebP.
 
     Returns:
-        uint8 or int64 [H, W] for an index mask (the indices of a palette, not its
-        colors), or uint8 [H, W, 3] for a color mask.
+        The values of the pixels, and the colors that a viewer shows.
 
     Raises:
-        ValueError: if the file cannot be decoded, is a JPEG, or contains floats.
+        ValueError: if the file cannot be decoded, was compressed with loss, or contains
+            floats, colors of more than 8 bits or channels of unknown meaning.
     """
-    path = Path(path)
-    image, _, _ = _open(path, LARGEST_RECORD_PX)
-    if image.format in ("JPEG", "MPO"):
+    file = _open(Path(path), LARGEST_RECORD_PX)
+    image = file.image
+    if lossy := _lossy(file.header, file.data):
         raise ValueError(
-            f"{path}: JPEG does not preserve the labels of a mask; save masks as PNG"
+            f"{path}: {lossy} does not preserve the labels of a mask; save masks as PNG "
+            "from their source, since the labels in this file may already be wrong"
         )
     if image.mode == "F":
         raise ValueError(
             f"{path}: the mask contains floating-point numbers; save it as 8-bit PNG"
         )
-    if colors or image.mode not in _INDEX_MODES:
-        return np.asarray(image.convert("RGB"))
-    indices = np.asarray(image)
-    return indices.astype(np.uint8 if indices.itemsize == 1 else np.int64)
+    if image.mode in _WIDE_MODES:
+        return Mask("wide", np.asarray(image).astype(np.int64))
+    bits = _bits(file.header, file.data)
+    if image.mode in ("P", "PA"):
+        indices = np.asarray(image.getchannel(0) if image.mode == "PA" else image)
+        colors = np.array(image.getpalette("RGB") or (), np.uint8).reshape(-1, 3)
+        shown = np.zeros((256, 3), np.uint8)
+        shown[: len(colors)] = colors
+        return Mask("palette", indices, shown)
+    _eight_bit(file, path)
+    if image.mode == "1" or (image.mode == "L" and bits < 8):
+        bits = 1 if image.mode == "1" else bits
+        largest = 2**bits - 1
+        # Pillow stretches what is stored to 0..255.
+        step = 1 if image.mode == "1" else 255 // largest
+        levels = np.linspace(0, 255, largest + 1).astype(np.uint8)
+        values = np.asarray(image).astype(np.uint8) // step
+        return Mask("few bits", values, levels[:, None].repeat(3, axis=1))
+    if image.mode in ("L", "LA"):
+        return gray_mask(np.asarray(image.getchannel(0)))
+    if image.mode not in _COLOR_MODES:
+        raise ValueError(
+            f"{path}: a mask in {image.mode} has no exact colors; save it as a PNG of "
+            "class numbers, or of red, green and blue"
+        )
+    return Mask("colors", pack_colors(np.asarray(image.convert("RGB"))))
+
+
+def gray_mask(levels: np.ndarray) -> Mask:
+    """A mask of 8-bit gray levels, [H, W]."""
+    return Mask("gray", levels, np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1))
+
+
+def pack_colors(colors: np.ndarray) -> np.ndarray:
+    """Packs RGB `[..., 3]` of 0..255 into integers of 24 bits."""
+    # In place; a matrix product of integers takes several times the memory and time.
+    colors = np.asarray(colors)
+    packed = colors[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= colors[..., channel]
+    return packed
+
+
+def unpack_colors(packed: np.ndarray) -> np.ndarray:
+    """Unpacks what `pack_colors` returns: uint8 `[..., 3]`."""
+    return (np.asarray(packed)[..., None] // _RGB_WEIGHTS % 256).astype(np.uint8)
+
+
+def is_turned(path: str | Path) -> bool:
+    """Whether the EXIF data of an image exchange its height and width."""
+    return _open(Path(path), LARGEST_RECORD_PX).orientation >= 5
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -204,11 +287,14 @@ def decode_label(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
 
 
 def _can_decode(data: bytes, size: tuple[int, int]) -> bool:
-    """Whether OpenCV reads the bytes too; it refuses some that PIL accepts."""
-    try:
-        decode_image(data, size=size)
-    except ValueError:
-        return False
+    """Whether `decode_image` reads the bytes, and without a warning."""
+    # OpenCV refuses some files that PIL accepts.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            decode_image(data, size=size)
+        except (ValueError, Warning):
+            return False
     return True
 
 
@@ -226,8 +312,17 @@ def _decode(data: bytes, flags: int, size: tuple[int, int] | None) -> np.ndarray
     return image
 
 
-def _open(path: Path, largest_px: int) -> tuple[Image.Image, bytes, bool]:
-    """Reads and decodes a file: the upright image, the bytes, whether they are upright."""
+class _File(NamedTuple):
+    """A decoded file: its header, the upright image, its bytes, its EXIF orientation."""
+
+    header: Image.Image
+    image: Image.Image
+    data: bytes
+    orientation: int
+
+
+def _open(path: Path, largest_px: int) -> _File:
+    """Reads and decodes a file."""
     data = read_file(path, LARGEST_FILE)
     if not data:
         raise ValueError(f"{path}: the file is empty; replace or remove it")
@@ -235,12 +330,13 @@ def _open(path: Path, largest_px: int) -> tuple[Image.Image, bytes, bool]:
         with warnings.catch_warnings():
             # Whatever matters is an error, handled below.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            _check_size(path, image.size, max(largest_px, _expected_px))
-            image.load()
-            frames = getattr(image, "n_frames", 1)
-            upright = image.getexif().get(_ORIENTATION, 1) == 1
-            ImageOps.exif_transpose(image, in_place=True)
+            header = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_size(path, header.size, max(largest_px, _expected_px))
+            header.load()
+            frames = getattr(header, "n_frames", 1)
+            orientation = _orientation(header, path)
+            turn = _TURNS.get(orientation)
+            image = header if turn is None else header.transpose(turn)
     except (MemoryError, ImageTooLargeError):
         raise
     except Image.DecompressionBombError as error:
@@ -253,18 +349,90 @@ def _open(path: Path, largest_px: int) -> tuple[Image.Image, bytes, bool]:
                 "TIFF"
             ) from error
         raise ValueError(
-            f"{path}: not a PNG, JPEG, WebP or TIFF image; convert, replace or remove it"
+            f"{path}: not a PNG, JPEG, WebP, TIFF, BMP or GIF image; convert, replace or "
+            "remove it"
         ) from error
     except Exception as error:  # decoders raise anything on broken bytes
         raise ValueError(
             f"{path}: truncated or damaged ({error}); replace or remove it"
         ) from error
+    if header.format == "BMP" and _bits(header, data) != {"1": 1, "L": 8}.get(
+        header.mode, _bits(header, data)
+    ):  # Pillow takes the bits from the number of colors
+        raise ValueError(
+            f"{path}: a BMP with fewer gray levels than its bits allow cannot be decoded; "
+            "convert it to PNG"
+        )
     # The second image of an MPO is a smaller copy of the first.
-    if image.format != "MPO" and frames > 1:
+    if header.format != "MPO" and frames > 1:
         raise ValueError(
             f"{path}: contains {frames} pages or frames; save each to its own file"
         )
-    return image, data, upright
+    return _File(header, image, data, orientation)
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """The orientation in the EXIF data; 1, upright, if there is none.
+
+    Broken EXIF data say nothing about the pixels, so the image is read as it is stored.
+    """
+    reason: object = None
+    orientation: Any = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            # Opening a JPEG has read them already, and ignored what is wrong.
+            Image.Exif().load(image.info.get("exif", b""))
+            orientation = image.getexif().get(_ORIENTATION)
+        except Exception as error:  # it raises anything on broken bytes
+            reason = error
+    if reason is None and caught and orientation not in range(1, 9):
+        reason = caught[0].message
+    if reason is not None:
+        logging.warning(
+            "%s: its EXIF data are damaged (%s), so it is read as stored; if it is shown "
+            "turned, save it again",
+            path,
+            str(reason).strip(),
+        )
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _lossy(image: Image.Image, data: bytes) -> str | None:
+    """The name of the lossy compression of a file, or None."""
+    if image.format in ("JPEG", "MPO"):
+        return "JPEG"
+    if image.format == "TIFF":
+        method = _tiff_tags(image).get(_COMPRESSION, 1)
+        return None if method in _LOSSLESS_TIFF else f"TIFF with compression {method}"
+    if image.format == "WEBP":
+        return "lossy WebP" if b"VP8 " in _webp_chunks(data) else None
+    return None
+
+
+def _webp_chunks(data: bytes) -> set[bytes]:
+    """The names of the chunks of a WebP file, and of those inside its frames."""
+    names, at = set(), 12
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        names.add(name)
+        # A frame has 16 bytes of its own, followed by chunks.
+        at += 8 + (16 if name == b"ANMF" else size + size % 2)
+    return names
+
+
+def _tiff_tags(image: Image.Image) -> dict:
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits per channel of a file; Pillow's modes do not tell 2 and 4 from 8."""
+    if image.format == "PNG":
+        return data[24]  # in the header
+    if image.format == "BMP":
+        old = int.from_bytes(data[14:18], "little") < 16  # the header of OS/2
+        return int.from_bytes((data[24:26] if old else data[28:30]), "little")
+    return max(_tiff_tags(image).get(_BITS_PER_SAMPLE, (8,)))
 
 
 def _check_size(path: Path, size: tuple[int, int], largest_px: int) -> None:
@@ -276,18 +444,17 @@ def _check_size(path: Path, size: tuple[int, int], largest_px: int) -> None:
         )
 
 
-def _eight_bit(image: Image.Image, data: bytes, path: str | Path) -> Image.Image:
-    """The image; an error unless all channels have 8 bits and are known."""
-    tiff = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-    bits = max(tiff.get(_BITS_PER_SAMPLE, (8,)))
-    if image.format == "PNG":
-        bits = data[24]  # in the header; PIL drops the low byte of 16-bit colors
+def _eight_bit(file: _File, path: str | Path) -> Image.Image:
+    """The image; an error unless all channels have at most 8 bits and are known."""
+    image = file.image
+    # Pillow drops the low byte of 16-bit colors.
+    bits = 8 if file.header.format == "BMP" else _bits(file.header, file.data)
     if image.mode.startswith("I") or image.mode == "F" or bits > 8:
         raise ValueError(
             f"{path}: more than 8 bits per channel (mode {image.mode}); scale the range "
             "of values that matters to 8 bits"
         )
-    if _UNSPECIFIED in tiff.get(_EXTRA_SAMPLES, ()):
+    if _UNSPECIFIED in _tiff_tags(file.header).get(_EXTRA_SAMPLES, ()):
         raise ValueError(
             f"{path}: has additional channels of unspecified meaning besides "
             f"{image.mode}; save the channels for the network to a separate file"

@@ -60,7 +60,7 @@ class Source:
         if split not in self.splits:
             raise ValueError(
                 f"data set {self.info.name!r} has no split {split!r}; it has "
-                f"{', '.join(self.splits)}"
+                f"{', '.join(self.splits)} (in {self.directory})"
             )
         self.sizes = sizes[split]
         self._records = Records(self.directory, self.info.name, split)

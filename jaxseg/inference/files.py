@@ -46,8 +46,8 @@ def find_input_files(
     """Finds the images and determines the files of their predictions; writes nothing.
 
     The prediction of a file is `<output>/<stem>.png`. Folders are searched recursively
-    for png, jpg, webp and tif files, except hidden ones and those in `output`, and their
-    structure is kept: for `a/b/x.jpg` in folder `a` it is `<output>/b/x.png`. A file
+    for png, jpg, webp, tif, bmp and gif files, except hidden ones and those in `output`,
+    and their structure is kept: for `a/b/x.jpg` in folder `a` it is `<output>/b/x.png`. A file
     that does not exist is included, and fails when it is read.
 
     Args:

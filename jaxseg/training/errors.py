@@ -10,7 +10,10 @@ from jaxseg.checkpoints.manager import (
     CorruptCheckpointError,
     IncompatibleCheckpointError,
 )
-from jaxseg.checkpoints.run import NormalizationMismatchError
+from jaxseg.checkpoints.run import (
+    ClassNamesMismatchError,
+    NormalizationMismatchError,
+)
 
 
 class ConfigError(ValueError):
@@ -78,11 +81,17 @@ def initialization_advice() -> Iterator[None]:
         with config_section("init_from"):
             yield
     except ConfigError as error:
-        if not isinstance(error.__cause__, NormalizationMismatchError):
+        cause = error.__cause__
+        if isinstance(cause, NormalizationMismatchError):
+            advice = "Leave config.normalization out, or set it to the former."
+        elif isinstance(cause, ClassNamesMismatchError):
+            advice = (
+                'Set config.init_head to "new" to train a new head, or describe the same '
+                "classes in the same order in the data."
+            )
+        else:
             raise
-        raise ConfigError(
-            f"{error} Leave config.normalization out, or set it to the former."
-        ) from error
+        raise ConfigError(f"{error} {advice}") from error
 
 
 @contextmanager
@@ -113,6 +122,8 @@ def checkpoint_advice(workdir: Path) -> Iterator[None]:
             "to change with the number of devices. To resume with another one, at the "
             "same image and the same step of the schedule, add "
             "--config.checkpoint.accept_batch_size=True.",
+            "classes": "Name the classes of the data as before, in the same order, or "
+            f'use another workdir, --config.init_from={workdir} and init_head="new".',
             "leaves": f"{_changed_keys(error.leaves)} differs from when the run was "
             "started; use another workdir, or the config that the run was started "
             "with.",

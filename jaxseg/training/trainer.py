@@ -14,11 +14,12 @@ import numpy as np
 from jaxseg import data
 from jaxseg.checkpoints.known_data import remember_data
 from jaxseg.checkpoints.lock import exclusive_workdir
-from jaxseg.checkpoints.manager import CheckpointManager
+from jaxseg.checkpoints.manager import CheckpointManager, IncompatibleCheckpointError
 from jaxseg.checkpoints.run import (
     METADATA,
     PretrainedWeights,
     find_step,
+    read_metadata,
     write_metadata,
 )
 from jaxseg.inference.evaluator import EvaluationStopped, Evaluator
@@ -55,6 +56,7 @@ from jaxseg.training.setup import TrainingSetup
 from jaxseg.training.step import TrainState
 from jaxseg.training.trackers import find_trackers
 from jaxseg.training.validation import Validation
+from jaxseg.utils.classes import check_trainable, first_difference
 from jaxseg.weights.mapping import summary
 
 IN_FLIGHT = 2
@@ -146,6 +148,8 @@ class _Run:
             }
         )
         self.info = self.train_source.info
+        with config_section("data"):
+            check_trainable(self.info.class_names)
         self.image_size = config.data.image_size and tuple(config.data.image_size)
         self.batches = self._train_batches()
 
@@ -154,7 +158,7 @@ class _Run:
             model = model_kwargs(config, self.info.num_classes)
             with config_section("init_head"):
                 self.pretrained = PretrainedWeights(
-                    config.init_from, model, config.init_head
+                    config.init_from, model, config.init_head, self.info.class_names
                 )
         normalization = find_normalization(config, workdir, self.pretrained)
         height, width = training_image_size(config) or self.train_source.sizes[0]
@@ -318,6 +322,8 @@ class _Run:
                 batch_size=self.config.train.batch_size,
                 **self.config.checkpoint,
             )
+            if found is not None:
+                self._check_class_names()
         if found is not None:
             state, position = found
             self.callbacks.load_state_dict(position.pop("callbacks", {}))
@@ -327,6 +333,18 @@ class _Run:
         self.callbacks.load_state_dict({})
         state = self.setup.init(key=jax.random.key(self.config.seed))
         return state if self.pretrained is None else self._initialized(state)
+
+    def _check_class_names(self) -> None:
+        """Raises an error if the run was started with other classes."""
+        if not (self.workdir / METADATA).exists():
+            return
+        before = read_metadata(self.workdir).class_names
+        if difference := first_difference(before, self.info.class_names):
+            raise IncompatibleCheckpointError(
+                f"{self.workdir} was trained for other classes than those of the data: "
+                f"{difference}.",
+                "classes",
+            )
 
     def _initialized(self, state: TrainState) -> TrainState:
         """The state before the first step, with pretrained weights."""

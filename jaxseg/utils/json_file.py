@@ -30,7 +30,8 @@ def parse_json(content: str | bytes, source: str) -> Any:
             too deeply.
     """
     try:
-        text = content if isinstance(content, str) else content.decode()
+        # Windows tools begin UTF-8 with a byte-order mark.
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError(f"{source} is damaged: it is nested too deeply.") from error

@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_TEXT_PX, _LINE_PX, _SPACE_PX, _BAR_PX = 12, 16, 6, 12
+from jaxseg.visualization.text import TEXT_PX
+
+_LINE_PX, _SPACE_PX, _BAR_PX = 16, 6, 12
 _BACKGROUND, _TEXT_COLOR = (255, 255, 255), (0, 0, 0)
 
 
@@ -28,7 +30,7 @@ def heatmap(values: np.ndarray, low_label: str, high_label: str) -> np.ndarray:
     table = table.reshape(256, 3)[:, ::-1]
     levels = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
-    font = ImageFont.load_default(_TEXT_PX)
+    font = ImageFont.load_default(TEXT_PX)
     texts = f"0  {low_label}", f"{high_label}  1"
     needed = sum(int(np.ceil(font.getlength(text))) for text in texts) + 4 * _SPACE_PX
     full_width = max(width, needed)

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from jaxseg.utils.files import atomic_path
 from jaxseg.utils.rounding import divide_up
+from jaxseg.visualization.text import drawable
 
 VOID = 255
 VOID_COLOR = (224, 224, 192)  # as in PASCAL VOC
 Palette = Sequence[tuple[int, int, int]]
 
-_TEXT = 12  # pixels; the default font of PIL is not legible if smaller
 _LINE = 16
 _SPACE = 6
 _BACKGROUND, _TEXT_COLOR = (255, 255, 255), (0, 0, 0)
@@ -219,7 +219,7 @@ def validation_panel(
     canvas = Image.new("RGB", (3 * column, height), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for i, title in enumerate(titles):
-        draw.text((i * column, 0), title, _TEXT_COLOR, _font())
+        _write(draw, (i * column, 0), title)
     top = _LINE
     for row in rows:
         for i, cell in enumerate(row):
@@ -258,12 +258,14 @@ def _rgb(image):
     return np.repeat(image, 3, axis=2) if image.shape[2] < 3 else image[..., :3]
 
 
-def _font():
-    return ImageFont.load_default(_TEXT)
+def _write(draw, place, text):
+    shown, font = drawable(text)
+    draw.text(place, shown, _TEXT_COLOR, font)
 
 
 def _width(text):
-    return int(np.ceil(_font().getlength(text)))
+    shown, font = drawable(text)
+    return int(np.ceil(font.getlength(shown)))
 
 
 def _legend(maps, palette, class_names, height):
@@ -284,7 +286,7 @@ def _legend(maps, palette, class_names, height):
     for i, (name, color) in enumerate(entries):
         x, y = i // lines * column, i % lines * _LINE
         draw.rectangle((x, y + 2, x + 11, y + 13), tuple(color), _TEXT_COLOR)
-        draw.text((x + _LINE, y), name, _TEXT_COLOR, _font())
+        _write(draw, (x + _LINE, y), name)
     return np.asarray(legend)
 
 

@@ -11,7 +11,11 @@ import pytest
 
 import jaxseg
 from jaxseg.checkpoints.manager import CorruptCheckpointError
-from jaxseg.checkpoints.run import NormalizationMismatchError, PretrainedWeights
+from jaxseg.checkpoints.run import (
+    ClassNamesMismatchError,
+    NormalizationMismatchError,
+    PretrainedWeights,
+)
 from jaxseg.data.palette import distinct_palette
 from jaxseg.metadata import MetadataError
 from jaxseg.models.variables import initial_variables
@@ -233,6 +237,25 @@ def test_a_new_head_on_another_run(saved, variables):
     for name, leaf in got.items():
         source = mine if name in new else given
         np.testing.assert_array_equal(leaf, source[name])
+
+
+@pytest.mark.parametrize(
+    "names, difference",
+    [(["b", "a", "c"], "class 0 is 'a', not 'b'"), (["a", "b", "x"], "not 'x'")],
+)
+def test_a_head_is_not_reused_for_other_classes(tmp_path, variables, names, difference):
+    named = {"normalization": RAW, "class_names": ["a", "b", "c"]}
+    jaxseg.save(tmp_path / "named", variables, model=MODEL, **named)
+    workdir = tmp_path / "named"
+    with pytest.raises(ClassNamesMismatchError, match=difference):
+        PretrainedWeights(workdir, MODEL, class_names=names).initialize(_initial(), RAW)
+    for head, given in (("new", names), ("keep", named["class_names"])):
+        PretrainedWeights(workdir, MODEL, head, given).initialize(_initial(), RAW)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["class_0", "class_1", "class_2"]])
+def test_classes_without_names_are_not_compared(saved, names):
+    PretrainedWeights(saved, MODEL, class_names=names).initialize(_initial(), RAW)
 
 
 def test_a_start_from_a_file_is_one_from_the_workdir(saved, variables, tmp_path):

@@ -55,7 +55,8 @@ def draw_data(root, split, count, names=NAMES):
         label[i] = 255
         Image.fromarray(image).save(root / split / "images" / f"{i}.png")
         Image.fromarray(label).save(root / split / "masks" / f"{i}.png")
-    (root / "classes.json").write_text(json.dumps({"classes": names}))
+    description = {"classes": names, "void": 255}
+    (root / "classes.json").write_text(json.dumps(description))
     return root
 
 

@@ -19,7 +19,7 @@ def data(tmp_path):
     for kind, array in (("images", np.zeros((2, 8, 3), np.uint8)), ("masks", LABEL)):
         (root / "test" / kind).mkdir(parents=True)
         Image.fromarray(array).save(root / "test" / kind / "a.png")
-    classes = json.dumps({"classes": ["ground", "tree", "unicorn"]})
+    classes = json.dumps({"classes": ["ground", "tree", "unicorn"], "void": 255})
     (root / "classes.json").write_text(classes)
     return root
 

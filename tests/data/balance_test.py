@@ -57,7 +57,7 @@ def count_by_hand(folder):
     gray = np.zeros((2, 3, 3), np.uint8)
     folder.add("a", gray, np.array([[0, 0, 1], [1, 1, 255]], np.uint8))
     folder.add("b", gray[:, :2], np.array([[0, 0], [0, 255]], np.uint8))
-    folder.describe(classes=["x", "y", "never"])
+    folder.describe(classes=["x", "y", "never"], void=255)
     return folder.source()
 
 

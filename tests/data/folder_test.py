@@ -188,6 +188,61 @@ def test_exif_rotation_is_applied(folder):
     assert np.abs(record["image"].astype(int) - upright).mean() < 5
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".gif"])
+def test_images_in_bmp_and_gif(folder, suffix):
+    image = Image.fromarray(GRAY if suffix == ".gif" else RGB)
+    folder.add("a", image, MASK, suffix=suffix, mask_suffix=suffix)
+    record = only_record(folder)
+    np.testing.assert_array_equal(record["image"], np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(record["label"], MASK)
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_label", "_seg", "_gt", "-mask", "_Mask"])
+def test_masks_with_an_ending_and_another_extension(folder, ending):
+    folder.add("a", RGB, None, suffix=".jpg").add("b_mask", RGB, MASK)
+    folder.add("a" + ending, None, MASK, mask_suffix=".tif")
+    assert sorted(r["name"] for r in folder.source()) == ["a", "b_mask"]
+
+
+def test_two_masks_of_one_image(folder):
+    folder.add("a", RGB, MASK).add("a_mask", None, MASK)
+    refused(folder, "a.png and", "a_mask.png are both masks of", "images/a.png")
+
+
+def test_names_match_however_accents_are_stored(folder):
+    folder.add("caf\u00e9", RGB, None).add("cafe\u0301", None, MASK)
+    assert only_record(folder)["name"] == "caf\u00e9"
+    folder.add("cafe\u0301", RGB, None)
+    with pytest.raises(ValueError, match="same stem"):
+        folder.source()
+
+
+def test_names_that_are_no_text(folder):
+    folder.add("a", RGB, MASK)
+    for kind in ("images", "masks"):
+        place = folder.root / "train" / kind
+        os.rename(place / "a.png", os.fsencode(place) + b"/\xff.png")
+    assert only_record(folder)["name"] == "\\xff"
+
+
+def test_a_split_without_masks_is_left_out_and_named(folder, caplog):
+    folder.add("a", RGB, MASK)
+    (folder.root / "test/images").mkdir(parents=True)
+    source = folder.source()
+    assert source.splits == ("train",)
+    assert f"{folder.root / 'test'} has no masks" in caplog.text
+    with pytest.raises(ValueError, match="no split 'test'; it has train"):
+        folder.source("test")
+
+
+def test_a_description_with_a_byte_order_mark(folder):
+    folder.add("a", RGB, MASK)
+    (folder.root / "classes.json").write_text(
+        '{"classes": ["Stra\u00dfe", "y", "z"]}', encoding="utf-8-sig"
+    )
+    assert folder.source().info.class_names == ("Stra\u00dfe", "y", "z")
+
+
 def test_hidden_files_are_no_images(folder):
     folder.add("a", RGB, MASK)
     (folder.root / "train/images/.DS_Store").write_bytes(b"x")
@@ -245,6 +300,25 @@ def test_mask_without_image(folder):
 def test_sizes_that_differ(folder):
     folder.add("a", RGB, MASK[:, :9])
     refused(folder, "images/a.png is 8x10", "masks/a.png is 8x9", "same size")
+
+
+def test_a_mask_that_was_not_turned_with_its_image(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder.add("a", None, MASK)
+    image = Image.fromarray(RGB)
+    image.save(folder.root / "train/images/a.png", exif=exif)
+    refused(
+        folder, "a.png is 10x8", "is 8x10", "turned by its EXIF data", "turn the mask"
+    )
+    image.save(folder.root / "train/images/a.png")
+    assert len(folder.source()) == 1
+
+
+def test_link_to_nothing(folder):
+    folder.add("a", RGB, MASK)
+    (folder.root / "train/images/b.png").symlink_to("/nowhere/b.png")
+    refused(folder, "images/b.png is a symbolic link to /nowhere/b.png", "remove")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
@@ -316,7 +390,7 @@ def test_colors_without_palette(folder):
 
 def test_black_and_white_masks_without_description(folder):
     folder.add("a", RGB, np.where(MASK > 0, 255, 0).astype(np.uint8))
-    refused(folder, "only the labels 0 and 255", '"masks": "colors"')
+    refused(folder, "only the values 0 and 255", "background", '"masks": "colors"')
 
 
 def test_mask_in_jpeg(folder):
@@ -365,6 +439,8 @@ def test_channels_other_than_one_or_three(folder):
         ({"classes": ["x"], "palette": "camvid"}, "is for 11 classes, not 1"),
         ({"classes": ["x"], "masks": "colors"}, "with a palette"),
         ({"classes": ["x"], "masks": "rgb"}, "rgb"),
+        ({"classes": ["x"]}, "nothing to learn"),
+        ({"classes": ["x"], "void": 0}, "'background' and 'x'"),
     ],
 )
 def test_bad_description_of_classes(folder, content, words):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxseg.data import images
 from jaxseg.data.images import (
@@ -198,7 +198,7 @@ HEADERS = {
 
 
 OTHER_FORMATS = (
-    "GIF", "BMP", "PPM", "ICO", "PDF", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS",
+    "PPM", "ICO", "PDF", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS",
 )  # fmt: skip
 
 
@@ -221,12 +221,12 @@ def test_the_content_of_a_file_opens_no_other_decoder(
     monkeypatch.setattr("subprocess.Popen", fail)
     path = write(tmp_path, "x.png", encoded_as(kind))
     with pytest.raises(
-        ValueError, match=r"x\.png: not a PNG, JPEG, WebP or TIFF image"
+        ValueError, match=r"x\.png: not a PNG, JPEG, WebP, TIFF, BMP or GIF image"
     ):
         read(path)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "MPO", "BMP", "GIF"])
 def test_the_content_of_a_file_opens_its_own_decoder(tmp_path, kind):
     path = write(tmp_path, "x.png", encoded_as(kind))
     assert read_image(path).shape == RGB.shape
@@ -283,6 +283,38 @@ def test_a_damaged_orientation_is_named(tmp_path):
             assert "x.jpg: " in str(error)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0MM\0*\0\0",  # ends too early
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01",  # more entries than bytes
+        b"Exif\0\0no TIFF header",
+    ],
+)
+def test_broken_exif_data_are_named_and_the_pixels_are_read(
+    tmp_path, kind, exif, caplog
+):
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, kind, exif=exif)
+    path = write(tmp_path, "x.img", buffer.getvalue())
+    image = read_image(path)
+    assert image.shape == RGB.shape
+    assert f"{path}: its EXIF data are damaged" in caplog.text
+    assert read_encoded_image(path)[1] == (6, 8)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_orientation(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x112] = turn
+    picture = Image.fromarray(RGB)
+    path = save(tmp_path, "x.png", picture, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(path))
+    np.testing.assert_array_equal(read_image(path), np.asarray(expected))
+    assert images.is_turned(path) == (turn >= 5)
+
+
 def test_broken_files_are_named(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, "PNG")
@@ -296,7 +328,7 @@ def test_broken_files_are_named(tmp_path):
 def test_masks_of_sixteen_bits_are_numbers(tmp_path):
     labels = RGB[..., 0].astype(np.uint16) * 2
     path = save(tmp_path, "mask.png", Image.fromarray(labels))
-    np.testing.assert_array_equal(read_mask(path), labels)
+    np.testing.assert_array_equal(read_mask(path).values, labels)
 
 
 def test_what_only_one_decoder_reads_is_encoded_again(tmp_path):

@@ -40,6 +40,7 @@ def mixed(folder):
     for i, size in enumerate(sizes):
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
         folder.add(f"{i}", image, np.full(size, i + 1, np.uint8))
+    folder.describe(classes=[f"class_{i}" for i in range(12)])
     return folder.source()
 
 

@@ -1,5 +1,6 @@
 """Whole runs on drawn shapes: resuming, stopping, and what goes wrong."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from jaxseg.parallel import mesh as mesh_module
 from jaxseg.parallel.mesh import create_parallel
 from jaxseg.training import trainer
 from jaxseg.training.callbacks import Callback
+from jaxseg.training.config import source_kwargs
 from jaxseg.training.metric_writer import MetricWriter
 from tests.helpers import tiny_config
 
@@ -444,6 +446,43 @@ def test_a_checkpoint_of_an_older_version_is_not_called_damaged(
     with pytest.raises(ValueError, match=r"older version.*--config\.init_from=") as e:
         trainer.run(config, str(tmp_path / "run"))
     assert not isinstance(e.value, manager.CorruptCheckpointError)
+
+
+def _rename_classes(workdir, change):
+    content = json.loads((workdir / "metadata.json").read_text())
+    content["class_names"] = change(content["class_names"])
+    (workdir / "metadata.json").write_text(json.dumps(content))
+
+
+def test_a_run_is_not_resumed_with_other_classes(config, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    _rename_classes(tmp_path / "run", lambda names: names[::-1])
+    before = (tmp_path / "run/metadata.json").read_bytes()
+    config.train.steps = 8
+    with pytest.raises(
+        ValueError, match=r"class 0 is 'cross', not 'ground'.*init_head"
+    ):
+        trainer.run(config, str(tmp_path / "run"))
+    assert (tmp_path / "run/metadata.json").read_bytes() == before
+
+
+def test_a_head_for_other_classes_is_not_a_start(config, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "other")
+    _rename_classes(tmp_path / "other", lambda names: [*names[:-1], "star"])
+    config.init_from = str(tmp_path / "other")
+    config.train.steps = 1
+    with pytest.raises(ValueError, match=r"class 5 is 'star'.*config\.init_head"):
+        trainer.run(config, str(tmp_path / "run"))
+    config.init_head = "new"
+    trainer.run(config, str(tmp_path / "run"))
+
+
+def test_one_class_is_not_trained(config, tmp_path, monkeypatch):
+    source = data.create_source(split="train", **source_kwargs(config))
+    source.info = dataclasses.replace(source.info, class_names=("disc",))
+    monkeypatch.setattr(data, "create_source", lambda *args, **kwargs: source)
+    with pytest.raises(ValueError, match=r"config\.data: the only class is 'disc'"):
+        trainer.run(config, str(tmp_path))
 
 
 def test_weights_alone_are_no_run_to_go_on_with(config, finished, tmp_path):

@@ -43,4 +43,4 @@ class CamVid(Folder, skip_registration=True):
     @functools.cached_property
     def classes(self) -> Classes:
         """The meaning of the masks."""
-        return Classes(names=CLASS_NAMES, void_values=(11,), palette=PALETTE)
+        return Classes(names=CLASS_NAMES, void_values=(11, 255), palette=PALETTE)

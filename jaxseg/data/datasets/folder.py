@@ -1,23 +1,35 @@
 """Folder: a user's own images and masks."""
 
 import functools
+import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from jaxseg.data.datasets.builder import Example, SegmentationBuilder
-from jaxseg.data.datasets.classes import Classes, read_classes, read_label
-from jaxseg.data.images import IGNORE, IMAGE_SUFFIXES, read_encoded_image
+from jaxseg.data.datasets.classes import Classes, read_classes
+from jaxseg.data.datasets.labels import LabelReader
+from jaxseg.data.images import IMAGE_SUFFIXES, is_turned, read_encoded_image
 from jaxseg.data.palette import distinct_palette
 
 LAYOUT = "<root>/<split>/images and <root>/<split>/masks"
+
+_MASK_ENDING = re.compile(r"[_-](masks?|labels?|seg|segmentation|gt)$", re.IGNORECASE)
+"""Of the stem of a mask, where it has one more than its image."""
+
+_READING = 2
+"""Increased whenever the same files give other labels than before."""
 
 
 class Folder(SegmentationBuilder, skip_registration=True):
     """Images in `<root>/<split>/images`, and masks of the same stem in `masks`.
 
-    `<root>/classes.json` defines the meaning of the masks (docs/data.md); without it
-    the labels are 0 to the largest value found, and 255 is void.
+    A mask's stem may end in `_mask`, `_label`, `_seg` or `_gt`. Splits without a folder
+    `masks` are left out. `<root>/classes.json` defines the meaning of the masks
+    (docs/data.md); without it the values are class numbers, and 255 is void.
 
     Args:
         data_dir: folder that TFDS writes to.
@@ -37,7 +49,6 @@ class Folder(SegmentationBuilder, skip_registration=True):
                 f"{self.name}: the data root {root!r} is not a folder; it must be the "
                 f"folder that contains {LAYOUT}"
             )
-        self._largest_label = 0
         super().__init__(data_dir=data_dir)
 
     @functools.cached_property
@@ -47,10 +58,14 @@ class Folder(SegmentationBuilder, skip_registration=True):
         return read_classes(path) if path.exists() else Classes()
 
     @functools.cached_property
+    def _labels(self) -> LabelReader:
+        return LabelReader(self.classes, self._root)
+
+    @functools.cached_property
     def split_names(  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
         self,
     ) -> tuple[str, ...]:
-        """Names of the folders that contain a folder `images`."""
+        """Names of the folders that contain the folders `images` and `masks`."""
         names = sorted(
             folder.parent.name
             for folder in self._root.glob("*/images")
@@ -64,7 +79,16 @@ class Folder(SegmentationBuilder, skip_registration=True):
                     f"{self._root / name}: the name of a split needs a letter or a "
                     "digit; rename the folder"
                 )
-        return tuple(names)
+        labeled = [name for name in names if (self._root / name / "masks").is_dir()]
+        if not labeled:
+            folder = self._root / names[0] / "masks"
+            raise ValueError(f"{folder} does not exist; expected {LAYOUT}")
+        for name in sorted({*names} - {*labeled}):
+            logging.warning(
+                "%s has no masks, so this split is left out; its images can be predicted",
+                self._root / name,
+            )
+        return tuple(labeled)
 
     def num_examples(self, split: str) -> int:
         """Number of images of a split."""
@@ -80,38 +104,30 @@ class Folder(SegmentationBuilder, skip_registration=True):
         return {
             "root": str(self._root.resolve()),
             "channels": self.channels,
+            "reading": _READING,
             "files": [(name, s.st_size, s.st_mtime_ns) for name, s in stats],
         }
 
     def examples(self, split: str) -> Iterator[Example]:
         """Reads and checks the image-mask pairs of a split, in the order of names."""
         images, masks = self._files(split, "images"), self._files(split, "masks")
-        _check_pairs(images, masks, self._root / split)
-        for stem, path in images.items():
+        masks = _pair(images, masks, self._root / split)
+        for name, path in images.items():
             data, size = read_encoded_image(path)
-            label = read_label(masks[stem], self.classes)
+            label = self._labels.read(masks[name])
             if label.shape != size:
+                turned = label.shape == size[::-1] and is_turned(path)
                 raise ValueError(
                     f"{path} is {size[0]}x{size[1]} (height x width), but its mask "
-                    f"{masks[stem]} is {label.shape[0]}x{label.shape[1]}; both must "
-                    "have the same size"
+                    f"{masks[name]} is {label.shape[0]}x{label.shape[1]}; "
+                    + (
+                        "the image is turned by its EXIF data and the mask is not: turn "
+                        "the mask, or remove the orientation from the image"
+                        if turned
+                        else "both must have the same size"
+                    )
                 )
-            largest = label.max(initial=0, where=label != IGNORE)
-            self._largest_label = max(self._largest_label, int(largest))
-            yield Example(stem, data, label)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes: of classes.json, or the largest label found so far + 1."""
-        if self.classes.names:
-            return len(self.classes.names)
-        if not self._largest_label:
-            raise ValueError(
-                f"{self._root}: the masks contain only the labels 0 and 255 (void). If "
-                "255 is a class, add a classes.json with a palette and "
-                '"masks": "colors" (docs/data.md)'
-            )
-        return self._largest_label + 1
+            yield Example(name, data, label)
 
     # Known only once all masks have been read, hence properties.
     @property
@@ -119,19 +135,17 @@ class Folder(SegmentationBuilder, skip_registration=True):
         self,
     ) -> tuple[str, ...]:
         """Names by class index; `class_0`, `class_1`, ... without a classes.json."""
-        return self.classes.names or tuple(
-            f"class_{i}" for i in range(self.num_classes)
-        )
+        return self._labels.names()
 
     @property
     def palette(  # pyright: ignore[reportIncompatibleVariableOverride]
         self,
     ) -> tuple[tuple[int, int, int], ...]:
         """Colors by class index; distinct ones by default."""
-        return self.classes.palette or distinct_palette(self.num_classes)
+        return self.classes.palette or distinct_palette(len(self.class_names))
 
     def _files(self, split: str, kind: str) -> dict[str, Path]:
-        """Files of `<root>/<split>/<kind>` by stem, sorted; hidden files are skipped."""
+        """Files of `<root>/<split>/<kind>` by name, sorted; hidden files are skipped."""
         folder = self._root / split / kind
         if not folder.is_dir():
             raise ValueError(f"{folder} does not exist; expected {LAYOUT}")
@@ -139,30 +153,53 @@ class Folder(SegmentationBuilder, skip_registration=True):
         for path in sorted(folder.iterdir()):
             if path.name.startswith("."):
                 continue
+            if path.is_symlink() and not path.exists():
+                raise ValueError(
+                    f"{path} is a symbolic link to {path.readlink()}, which does not "
+                    "exist; correct or remove the link"
+                )
             if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
                 raise ValueError(
                     f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}); move it to "
                     "another folder"
                 )
-            if path.stem in files:
+            name = _name(path)
+            if name in files:
                 raise ValueError(
-                    f"{files[path.stem]} and {path} have the same stem, but images and "
-                    "masks are matched by their stems; rename one"
+                    f"{files[name]} and {path} have the same stem, but images and masks "
+                    "are matched by their stems; rename one"
                 )
-            files[path.stem] = path
+            files[name] = path
         return files
 
 
-def _check_pairs(images: dict[str, Path], masks: dict[str, Path], folder: Path) -> None:
-    for stem, path in images.items():
-        if stem not in masks:
-            raise ValueError(
-                f"{path} has no mask {folder / 'masks' / stem}.png; add the mask or "
-                "remove the image"
-            )
-    for stem, path in masks.items():
-        if stem not in images:
+def _name(path: Path) -> str:
+    """The stem of a file in one form: systems write accents as one character or two."""
+    stem = path.stem.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return unicodedata.normalize("NFC", stem)
+
+
+def _pair(
+    images: dict[str, Path], masks: dict[str, Path], folder: Path
+) -> dict[str, Path]:
+    """The mask of each image, by the name of the image."""
+    pairs: dict[str, Path] = {}
+    for name, path in masks.items():
+        image = name if name in images else _MASK_ENDING.sub("", name)
+        if image not in images:
             raise ValueError(
                 f"{path} has no image of the same stem in {folder / 'images'}; add an "
                 "image or remove the mask"
             )
+        if image in pairs:
+            raise ValueError(
+                f"{pairs[image]} and {path} are both masks of {images[image]}; remove one"
+            )
+        pairs[image] = path
+    for name, path in images.items():
+        if name not in pairs:
+            raise ValueError(
+                f"{path} has no mask {folder / 'masks' / name}.png; add the mask or "
+                "remove the image"
+            )
+    return pairs
