@@ -15,7 +15,8 @@ from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import resize_bilinear_to
-from jaxseg.parallel.mesh import Batch, psum_over
+from jaxseg.parallel.mesh import Batch
+from jaxseg.utils.collectives import psum_over
 from jaxseg.utils.classes import check_max_classes
 
 Scorer = Callable[[Variables, jax.Array], jax.Array]
