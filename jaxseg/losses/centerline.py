@@ -98,21 +98,34 @@ def soft_skeleton(mask: jax.Array, valid: jax.Array, iterations: int) -> jax.Arr
         [B, H, W, K], between 0 and 1; 0 at pixels that are not valid.
     """
 
-    def pool(x, height, width, neutral, reduce):
-        # Pixels that are not valid never win.
-        x = jnp.where(valid, x, neutral)
-        x = lax.reduce_window(
-            x, neutral, reduce, (1, height, width, 1), (1, 1, 1, 1), "SAME"
+    def among_neighbors(x, axis, select, neutral):
+        """Selects from each pixel and its two neighbors along an axis."""
+        # Shifted copies instead of a window: XLA's gradient of a window's maximum is
+        # wrong where rows are split over devices.
+        size = x.shape[axis]
+        padding = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        x = jnp.pad(x, padding, constant_values=neutral)
+        first, middle, last = (
+            lax.slice_in_dim(x, start, start + size, axis=axis) for start in range(3)
         )
-        return jnp.where(valid, x, 0.0)
+        return select(select(first, middle), last)
 
     def erode(x):
-        columns, rows = (pool(x, *size, jnp.inf, lax.min) for size in ((3, 1), (1, 3)))
-        return jnp.minimum(columns, rows)
+        x = jnp.where(valid, x, jnp.inf)  # pixels that are not valid never win
+        columns, rows = (
+            among_neighbors(x, axis, jnp.minimum, jnp.inf) for axis in (1, 2)
+        )
+        return jnp.where(valid, jnp.minimum(columns, rows), 0.0)
+
+    def dilate(x):
+        x = jnp.where(valid, x, -jnp.inf)
+        for axis in (1, 2):
+            x = among_neighbors(x, axis, jnp.maximum, -jnp.inf)
+        return jnp.where(valid, x, 0.0)
 
     def ridge(x):
         """What an opening removes."""
-        return jax.nn.relu(x - pool(erode(x), 3, 3, -jnp.inf, lax.max))
+        return jax.nn.relu(x - dilate(erode(x)))
 
     skeleton = ridge(mask)
     for _ in range(iterations):

@@ -68,9 +68,7 @@ def lovasz_softmax(
         return jnp.swapaxes(x, 0, 1)
 
     errors, is_label = by_class(errors), by_class(targets.is_label)
-    valid = by_class(
-        jnp.broadcast_to(targets.valid[..., None], targets.is_label.shape)
-    )
+    valid = by_class(jnp.broadcast_to(targets.valid[..., None], targets.is_label.shape))
     # Void pixels come last, after those without an error.
     order = jnp.where(valid, lax.stop_gradient(errors), -1.0)
     shared = axis_name if per == "batch" else None
