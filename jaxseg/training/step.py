@@ -141,7 +141,9 @@ def train_step(
         # Deep supervision: auxiliary heads have the same loss, times their weight.
         terms = mean(output.logits)
         for weight, logits in output.auxiliary:
-            terms = jax.tree.map(lambda a, b: a + weight * b, terms, mean(logits))
+            terms = jax.tree.map(
+                lambda a, b, weight=weight: a + weight * b, terms, mean(logits)
+            )
         return jax.tree.reduce(operator.add, terms), (terms, output.batch_stats)
 
     (loss, (terms, batch_stats)), grads = jax.value_and_grad(
