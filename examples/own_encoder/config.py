@@ -13,7 +13,7 @@ def get_config():
     config = default_config()
     config.model.name = "encoder_decoder"
     config.model.kwargs = {"encoder": "strided", "encoder_kwargs": {"width": 16}}
-    config.loss.name = "focal"
+    config.loss.name = "my_focal"
     config.loss.kwargs = {"gamma": 1.5}
     config.data.dataset = "ellipses"
     config.data.options = {"examples_per_split": 100}

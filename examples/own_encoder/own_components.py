@@ -45,8 +45,8 @@ class Strided(nn.Module):
         return Features.without_pooling(maps, strides)
 
 
-@jaxseg.register("loss", "focal")
-def focal(
+@jaxseg.register("loss", "my_focal")
+def my_focal(
     logits: jax.Array, label: jax.Array, *, gamma: float = 2.0
 ) -> tuple[jax.Array, jax.Array]:
     """Focal loss, -(1 - p)^gamma log p with p the probability of the label's class.

@@ -15,8 +15,9 @@ from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.probabilities import log_probabilities
 from jaxseg.ops.resize import resize_bilinear_to
-from jaxseg.parallel.mesh import Batch, psum_over
+from jaxseg.parallel.mesh import Batch
 from jaxseg.utils.classes import check_max_classes
+from jaxseg.utils.collectives import psum_over
 
 Scorer = Callable[[Variables, jax.Array], jax.Array]
 """Variables and images, uint8 [B, H, W, C], to scores; see `inference.scorers`."""

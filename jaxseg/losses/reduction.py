@@ -4,15 +4,30 @@ The sum over devices is in `jaxseg.training.step`.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-LossFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""A function from logits [B, H, W, K] and labels [B, H, W] to (sum, denominator)."""
+LossFn = Callable[..., tuple[Any, Any]]
+"""A function from logits [B, H, W, K] and labels [B, H, W] to (sum, denominator).
+
+If it is not a sum over pixels, it has the argument `axis_name`: the mapped axis of the
+batch, over which it adds up what it needs of the whole batch, or None.
+"""
+
+
+def apply_loss(
+    loss_fn: LossFn, logits: jax.Array, label: jax.Array, axis_name: str | None = None
+) -> tuple[Any, Any]:
+    """Computes a loss, with the mapped axis of the batch if it has that argument."""
+    if _has_axis_name(loss_fn):
+        return loss_fn(logits, label, axis_name=axis_name)
+    return loss_fn(logits, label)
 
 
 def by_columns(loss_fn: LossFn, chunks: int) -> LossFn:
@@ -33,12 +48,18 @@ def by_columns(loss_fn: LossFn, chunks: int) -> LossFn:
         divide the width.
 
     Raises:
-        ValueError: if `chunks` is below 1.
+        ValueError: if `chunks` is below 1, or above for a loss that is not a sum over
+            pixels.
     """
     if not isinstance(chunks, int) or chunks < 1:
         raise ValueError(f"chunks is {chunks}; it must be an integer from 1.")
     if chunks == 1:
         return loss_fn
+    if _has_axis_name(loss_fn):
+        raise ValueError(
+            f"chunks is {chunks}, but the loss is not a sum over pixels and needs whole "
+            "images; set chunks to 1."
+        )
 
     def split(label):
         if label.ndim != 3:
@@ -94,3 +115,7 @@ def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
     # A map of losses would divide without an error, but is not a mean.
     chex.assert_rank([total, denominator], 0)
     return total / jnp.where(denominator > 0, denominator, 1.0)
+
+
+def _has_axis_name(loss_fn: LossFn) -> bool:
+    return "axis_name" in inspect.signature(loss_fn).parameters

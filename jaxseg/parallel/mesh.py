@@ -207,11 +207,6 @@ class Parallel:
         return Mesh(self.mesh.local_mesh.devices.reshape(-1), (DATA,))
 
 
-def psum_over(tree: Any, axis_name: str | None) -> Any:
-    """Sums arrays over a mapped axis; returns them unchanged if it is None."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
-
-
 def create_parallel(
     backend: str = "jit",
     data: int = -1,

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import data
 from jaxseg.checkpoints.run import METADATA, PretrainedWeights, read_metadata
-from jaxseg.losses import LossFn, by_columns, cross_entropy
+from jaxseg.losses import LossFn, apply_loss, by_columns, combine, cross_entropy
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.training.default_config import default_config
 from jaxseg.training.errors import ConfigError, config_section
@@ -192,6 +193,9 @@ def model_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
 LOSS_KEYS = ("class_weights", "denominator", "label_smoothing")
 """Keys of `config.loss` that are passed to the losses with an argument of that name."""
 
+FROM_STEP = ("axis_name", "pixel_weights")
+"""Arguments of losses that are arrays or names of the step, and not in a config."""
+
 
 def create_loss(config: Config, class_weights: np.ndarray | None) -> LossFn:
     """The loss function.
@@ -201,29 +205,77 @@ def create_loss(config: Config, class_weights: np.ndarray | None) -> LossFn:
         class_weights: from `class_weights`.
 
     Returns:
-        The loss named in the config with its arguments bound. Its own ValueErrors,
-        which appear when a step is traced, become ConfigErrors.
+        The loss named in the config with its arguments bound, or the combination of its
+        terms. Their own ValueErrors, which appear when a step is traced, become
+        ConfigErrors.
 
     Raises:
-        ConfigError: if the name is unknown, or the loss does not accept an argument.
+        ConfigError: if a name is unknown, or a loss does not accept an argument.
     """
     section = config.loss
-    with config_section("loss"):
-        builder = registry.lookup("loss", section.name)
-        loss_fn = by_columns(
-            partial(builder, **_loss_kwargs(builder, section, class_weights)),
-            section.chunks,
+    if not section.terms:
+        kwargs = section.kwargs.to_dict()
+        loss_fn = _bind_loss(config, "loss", section.name, kwargs, class_weights)
+        _check_used(section, class_weights, [section.name])
+        return loss_fn
+    if section.name != "cross_entropy" or section.kwargs:
+        raise ConfigError(
+            "config.loss.terms replaces config.loss.name and config.loss.kwargs; leave "
+            "those at their defaults."
         )
+    terms: dict[str, tuple[float, LossFn]] = {}
+    for index, term in enumerate(section.terms):
+        key = f"loss.terms[{index}]"
+        name, weight, kwargs = _read_term(key, term)
+        loss_fn = _bind_loss(config, key, name, kwargs, class_weights)
+        count = sum(other[0] == name for other in section.terms[:index])
+        terms[name if not count else f"{name}_{count + 1}"] = (weight, loss_fn)
+    _check_used(section, class_weights, [term[0] for term in section.terms])
+    return combine(terms)
 
-    def loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-        with config_section("loss"):
-            result = loss_fn(logits, label)
+
+def _read_term(key: str, term: Any) -> tuple[str, float, dict[str, Any]]:
+    """Name, weight and keyword arguments of a term of `config.loss.terms`."""
+    if isinstance(term, (tuple, list)) and len(term) == 3:
+        name, weight, kwargs = term
+        if (
+            isinstance(name, str)
+            and isinstance(weight, (int, float))
+            and not isinstance(weight, bool)
+            and math.isfinite(weight)
+            and isinstance(kwargs, (dict, ConfigDict))
+        ):
+            return name, float(weight), dict(kwargs.items())
+    raise ConfigError(
+        f"config.{key} is {term!r}; give a name, a weight and keyword arguments, such "
+        'as ("dice", 0.5, {}).'
+    )
+
+
+def _bind_loss(
+    config: Config,
+    key: str,
+    name: str,
+    kwargs: dict[str, Any],
+    class_weights: np.ndarray | None,
+) -> LossFn:
+    """A loss by name with its arguments; its errors name the key of the config."""
+    with config_section(key):
+        builder = registry.lookup("loss", name)
+        kwargs = _loss_kwargs(builder, key, name, kwargs, config.loss, class_weights)
+        bound = by_columns(partial(builder, **kwargs), config.loss.chunks)
+
+    def loss(
+        logits: jax.Array, label: jax.Array, *, axis_name: str | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        with config_section(key):
+            result = apply_loss(bound, logits, label, axis_name)
             if not isinstance(result, tuple) or [
                 np.shape(value) for value in result
             ] != [(), ()]:
                 raise ValueError(
-                    f"{section.name!r} must return two scalars: the sum of the loss "
-                    "over the pixels, and the number to divide it by."
+                    f"{name!r} must return two scalars: the sum of the loss, and the "
+                    "number to divide it by."
                 )
             return result
 
@@ -231,31 +283,48 @@ def create_loss(config: Config, class_weights: np.ndarray | None) -> LossFn:
 
 
 def _loss_kwargs(
-    loss_fn: Any, section: Config, class_weights: np.ndarray | None
+    loss_fn: Any,
+    key: str,
+    name: str,
+    kwargs: dict[str, Any],
+    section: Config,
+    class_weights: np.ndarray | None,
 ) -> dict[str, Any]:
     """Keyword arguments for a loss, checked by its signature."""
-    accepted = tuple(inspect.signature(loss_fn).parameters)[2:]
-    kwargs = section.kwargs.to_dict()
-    for key in kwargs:
-        if key in LOSS_KEYS:
-            raise ConfigError(f"config.loss.kwargs has {key}; set config.loss.{key}.")
-        if key not in accepted:
-            known = tuple(name for name in accepted if name not in LOSS_KEYS)
+    accepted = _accepted(loss_fn)
+    for argument in kwargs:
+        if argument in LOSS_KEYS:
             raise ConfigError(
-                f"config.loss.kwargs: the loss {section.name!r} has no argument "
-                f"{key!r}{suggest_name(key, known)}"
+                f"config.{key}.kwargs has {argument}; set config.loss.{argument}."
             )
+        known = tuple(x for x in accepted if x not in (*LOSS_KEYS, *FROM_STEP))
+        if argument not in known:
+            raise ConfigError(
+                f"config.{key}.kwargs: the loss {name!r} has no argument "
+                f"{argument!r}{suggest_name(argument, known)}"
+            )
+    values = {x: section[x] for x in LOSS_KEYS} | {"class_weights": class_weights}
+    return kwargs | {x: values[x] for x in LOSS_KEYS if x in accepted}
+
+
+def _accepted(loss_fn: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(loss_fn).parameters)[2:]
+
+
+def _check_used(
+    section: Config, class_weights: np.ndarray | None, names: list[str]
+) -> None:
+    """Checks that each key that was set is an argument of one of the losses."""
+    accepted = {x for name in names for x in _accepted(registry.lookup("loss", name))}
     defaults = inspect.signature(cross_entropy).parameters
     for key in LOSS_KEYS:
         value = class_weights if key == "class_weights" else section[key]
-        if key in accepted:
-            kwargs[key] = value
-        elif np.any(value != defaults[key].default):
+        if key not in accepted and np.any(value != defaults[key].default):
+            losses = " and ".join(repr(name) for name in dict.fromkeys(names))
             raise ConfigError(
-                f"config.loss.{key}={section[key]!r}, but the loss {section.name!r} "
-                f"has no argument {key!r}; leave it at its default."
+                f"config.loss.{key}={section[key]!r}, but the loss {losses} has no "
+                f"argument {key!r}; leave it at its default."
             )
-    return kwargs
 
 
 def class_weights(config: Config, source: data.Source) -> np.ndarray | None:

@@ -95,12 +95,16 @@ def default_config() -> ConfigDict:
     config.normalization.mean = config_dict.placeholder(tuple)
     config.normalization.std = config_dict.placeholder(tuple)
 
-    # The loss. `class_weights`, `denominator` and `label_smoothing` are keyword
-    # arguments of `jaxseg.losses.cross_entropy`, and `kwargs` holds those that only
-    # other losses have; `logits_dtype` and `chunks` decide how the loss is called.
+    # The loss; docs/losses.md describes each. `class_weights`, `denominator` and
+    # `label_smoothing` are passed to the losses that have these arguments, and `kwargs`
+    # holds those that only other losses have; `logits_dtype` and `chunks` decide how the
+    # loss is called.
     config.loss = ConfigDict()
     config.loss.name = "cross_entropy"  # or one that was registered
     config.loss.kwargs = ConfigDict()  # extra keyword arguments of the loss
+    # In place of name and kwargs, a sum of losses, each as (name, weight, kwargs):
+    # (("cross_entropy", 1.0, {}), ("dice", 0.5, {"per": "batch"})).
+    config.loss.terms = ()
     # Weights of the classes: none, median_frequency (from the training labels) or
     # segnet_camvid (the SegNet authors' weights for CamVid).
     config.loss.class_weights = "none"

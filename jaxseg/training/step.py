@@ -6,7 +6,7 @@ sums are taken over `axis_name`. The losses are the same in all cases.
 """
 
 import math
-from collections.abc import Callable
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxseg.losses import divide
+from jaxseg.losses import LossFn, apply_loss, divide
 from jaxseg.models.freezing import freeze, layer_path
 from jaxseg.models.outputs import apply_in_training
 from jaxseg.models.variables import Variables
 from jaxseg.ops.image_normalization import Normalization
 from jaxseg.ops.partition import gather
-from jaxseg.parallel.mesh import Batch, psum_over
+from jaxseg.parallel.mesh import Batch
+from jaxseg.utils.collectives import psum_over
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -88,7 +89,7 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    loss_fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    loss_fn: LossFn,
     normalization: Normalization,
     frozen: frozenset[str] = frozenset(),
     ema_decay: float = 0.0,
@@ -112,7 +113,8 @@ def train_step(
         batch: `image` uint8 [B, H, W, C] and `label` uint8 [B, H, W], the local part.
         model: the network.
         optimizer: the optimizer.
-        loss_fn: (logits, label) -> (sum, denominator).
+        loss_fn: (logits, label) -> (sum, denominator), or two dicts of them by the names
+            of terms; see `combine`.
         normalization: of the image.
         frozen: names of BatchNorm layers, from `frozen_layers`, that use their running
             statistics and do not update them.
@@ -120,12 +122,13 @@ def train_step(
         axis_name: mapped axis of the batch, None under `jit`.
 
     Returns:
-        The next state, and the scalars `loss` and `grad_norm`.
+        The next state, and the scalars `loss` and `grad_norm`; for a loss with terms
+        also `loss_NAME` of each, times its weight and including the auxiliary heads.
     """
 
     def mean(logits):
-        total, denominator = psum_over(loss_fn(logits, batch["label"]), axis_name)
-        return divide(total, denominator)
+        result = apply_loss(loss_fn, logits, batch["label"], axis_name)
+        return jax.tree.map(divide, *psum_over(result, axis_name))
 
     def compute_loss(params):
         with freeze(frozen):
@@ -136,12 +139,16 @@ def train_step(
                 jax.random.fold_in(state.key, state.step),
             )
         # Deep supervision: auxiliary heads have the same loss, times their weight.
-        losses = [weight * mean(logits) for weight, logits in output.auxiliary]
-        return sum(losses, start=mean(output.logits)), output.batch_stats
+        terms = mean(output.logits)
+        for weight, logits in output.auxiliary:
+            terms = jax.tree.map(
+                lambda a, b, weight=weight: a + weight * b, terms, mean(logits)
+            )
+        return jax.tree.reduce(operator.add, terms), (terms, output.batch_stats)
 
-    (loss, batch_stats), grads = jax.value_and_grad(compute_loss, has_aux=True)(
-        state.params
-    )
+    (loss, (terms, batch_stats)), grads = jax.value_and_grad(
+        compute_loss, has_aux=True
+    )(state.params)
     # With the psum inside the loss, each device has the gradient of its part times the
     # number of devices, so that the gradient of the global loss is their mean.
     if axis_name is not None:
@@ -155,7 +162,10 @@ def train_step(
         opt_state=opt_state,
         ema=_average(state.ema, params, ema_decay, done) if state.ema else {},
     )
-    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    if isinstance(terms, dict):
+        metrics |= {f"loss_{name}": value for name, value in terms.items()}
+    return state, metrics
 
 
 def batch_statistics(

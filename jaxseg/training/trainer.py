@@ -365,7 +365,7 @@ class _Run:
         return state.replace(**variables)
 
     def _log(self, writer: MetricWriter, pending: deque) -> None:
-        """Checks all steps since the last line, and records their mean loss.
+        """Checks all steps since the last line, and records their mean losses.
 
         Raises:
             NonFiniteLossError: for the first step that is not finite.
@@ -389,7 +389,11 @@ class _Run:
         writer.train(
             steps[-1],
             self.config.train.batch_size,
-            loss=float(np.mean([values["loss"] for values in metrics])),
+            **{
+                name: float(np.mean([values[name] for values in metrics]))
+                for name in metrics[-1]
+                if name.startswith("loss")
+            },
             grad_norm=float(metrics[-1]["grad_norm"]),
             learning_rate=self._learning_rate(steps[-1]),
         )

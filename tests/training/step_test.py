@@ -10,7 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg.losses import cross_entropy
+from jaxseg.losses import (
+    combine,
+    cross_entropy,
+    dice,
+    focal,
+    jaccard,
+    lovasz_softmax,
+)
 from jaxseg.models import create_model
 from jaxseg.models.blocks import ConvBlock
 from jaxseg.models.freezing import frozen_layers
@@ -113,6 +120,41 @@ def test_loss_is_the_mean_over_all_valid_pixels(batch):
     )[..., 0]
     np.testing.assert_allclose(metrics["loss"], -picked[valid].mean(), rtol=1e-5)
     assert int(new.step) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_terms_over_four_devices_equal_one(backend, batch):
+    """Losses of the whole batch, of images and of pixels, with uneven void."""
+    loss_fn = combine(
+        {
+            "dice": (0.5, partial(dice, per="batch")),
+            "lovasz": (2.0, partial(lovasz_softmax, per="batch")),
+            "jaccard": (1.0, jaccard),
+            "focal": (1.0, focal),
+        }
+    )
+    optimizer, found = optax.sgd(0.1), []
+    for name, devices in (("jit", 1), (backend, 4)):
+        parallel = create_parallel(name, devices)
+        model = create_model(
+            "segnet", 3, width=4, depths=(1,), axis_name=parallel.axis_name
+        )
+        state = jax.jit(
+            partial(create_state, model, optimizer, image_shape=(16, 24, 3)),
+            out_shardings=parallel.replicated,
+        )(key=jax.random.key(0))
+        step = partial(step_of(model, optimizer), loss_fn=loss_fn)
+        found.append(parallel.compile(step)(state, parallel.place(batch)))
+    (one, expected), (four, metrics) = found
+    assert set(metrics) == {"loss", "grad_norm"} | {
+        f"loss_{name}" for name in ("dice", "lovasz", "jaccard", "focal")
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    terms = [value for name, value in metrics.items() if name.startswith("loss_")]
+    np.testing.assert_allclose(sum(terms), metrics["loss"], rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_normalization_by_channel():

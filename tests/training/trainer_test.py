@@ -360,6 +360,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
     assert all(np.isfinite(x).all() for x in _leaves(tmp_path, 4))
 
 
+def test_each_term_of_the_loss_is_logged(config, finished, tmp_path):
+    config.loss.terms = (("cross_entropy", 1.0, {}), ("dice", 0.5, {"per": "batch"}))
+    trainer.run(config, str(tmp_path))
+    lines = [line for line in _metrics(tmp_path) if "loss" in line]
+    single = next(line for line in _metrics(finished) if "loss" in line)
+    assert {"loss_cross_entropy", "loss_dice"} == lines[0].keys() - single.keys()
+    for line in lines:
+        terms = line["loss_cross_entropy"] + line["loss_dice"]
+        np.testing.assert_allclose(terms, line["loss"], rtol=1e-5)
+
+
 def test_another_models_workdir_is_refused_and_left_alone(config, finished):
     before = (finished / "metadata.json").read_text()
     config.model.kwargs.width = 4
