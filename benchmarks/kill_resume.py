@@ -188,7 +188,7 @@ class Runs:
         found = [path for path in checkpoints.iterdir() if path.name not in steps]
         found += self.workdir.glob("incomplete_*")
         found += self.prepared.glob("*/.preparing-*")
-        hidden = re.compile(r"\..*\.[0-9a-f]{32}")
+        hidden = re.compile(r"\..*\.tmp")
         for folder in (self.workdir, self.workdir / "overlays"):
             found += [p for p in folder.iterdir() if hidden.fullmatch(p.name)]
         return found

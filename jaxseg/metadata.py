@@ -22,6 +22,12 @@ FOLDER_DATASET = {
 
 # Bounds on numbers, so that no file makes jaxseg build or draw without end.
 MAX_CHANNELS = 1024
+MAX_NAME = 256
+"""Characters of the longest name of a class or a model."""
+
+MAX_SIZE_PX = 2**26
+"""Pixels of the largest `image_size`, as of an image that is predicted whole."""
+
 MAX_SIDE_PX = 2**14
 MAX_BATCH = 2**16
 MAX_STEP = 2**53
@@ -248,6 +254,7 @@ def _is_size(value: Any) -> bool:
         isinstance(value, tuple)
         and len(value) == 2
         and all(_is_positive(side, MAX_SIDE_PX) for side in value)
+        and value[0] * value[1] <= MAX_SIZE_PX
     )
 
 
@@ -265,14 +272,18 @@ def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (
-        lambda x: _is_mapping(x) and _is_text(x.get("name")),
+        lambda x: (
+            _is_mapping(x) and _is_text(x.get("name")) and len(x["name"]) <= MAX_NAME
+        ),
         "the arguments of create_model, with a name",
     ),
     "class_names": (
         lambda x: (
-            isinstance(x, tuple) and 0 < len(x) <= MAX_CLASSES and all(map(_is_text, x))
+            isinstance(x, tuple)
+            and 0 < len(x) <= MAX_CLASSES
+            and all(isinstance(name, str) and len(name) <= MAX_NAME for name in x)
         ),
-        f"a tuple of 1 to {MAX_CLASSES} names",
+        f"a tuple of 1 to {MAX_CLASSES} names of at most {MAX_NAME} characters",
     ),
     "palette": (
         lambda x: isinstance(x, tuple) and all(map(_is_color, x)),
@@ -288,7 +299,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "image_size": (
         _or_none(_is_size),
-        f"(height, width) in pixels, up to {MAX_SIDE_PX} each, or None",
+        f"(height, width) in pixels, up to {MAX_SIDE_PX} each and {MAX_SIZE_PX} "
+        "together, or None",
     ),
     "data": (_is_mapping, "the arguments of create_source"),
     "train_split": (_is_text, "a name"),

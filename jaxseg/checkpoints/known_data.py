@@ -12,6 +12,8 @@ import json
 import os
 from pathlib import Path
 
+from absl import logging
+
 from jaxseg.metadata import RunMetadata
 from jaxseg.utils.files import write_atomically
 
@@ -19,21 +21,29 @@ from jaxseg.utils.files import write_atomically
 def remember_data(metadata: RunMetadata) -> None:
     """Remembers the data settings of a run, for `is_known_data`.
 
-    If the folder cannot be written, nothing is remembered.
+    If the folder cannot be written, this is logged, and nothing is remembered.
 
     Args:
         metadata: whose `data` and `eval_batch_size` come from the user.
     """
     text = _text(metadata)
-    path = _path(text)
-    with contextlib.suppress(OSError):
+    try:
+        path = _path(text)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, text)
+    except (OSError, RuntimeError) as error:  # the second without a home folder
+        logging.warning(
+            "Cannot remember the data settings of this run (%s): to evaluate it, give "
+            "them again, or set XDG_STATE_HOME to a folder that you can write to",
+            error,
+        )
 
 
 def is_known_data(metadata: RunMetadata) -> bool:
     """Whether this user has trained with the data settings of a run."""
-    return _path(_text(metadata)).is_file()
+    with contextlib.suppress(OSError, RuntimeError):
+        return _path(_text(metadata)).is_file()
+    return False
 
 
 def _text(metadata: RunMetadata) -> str:

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -29,12 +29,23 @@ HOLDER = ".lock.json"
 """File that describes the process that holds the lock."""
 
 
+_KINDS = {
+    **dict.fromkeys((LOCK, HOLDER, "metadata.json", "metrics.jsonl"), stat.S_ISREG),
+    **dict.fromkeys(("checkpoints", "overlays", "tensorboard"), stat.S_ISDIR),
+}
+"""What a run writes in its workdir."""
+
+
 class WorkdirInUseError(ValueError):
     """Another run uses the workdir."""
 
 
+class WorkdirMovedError(ValueError):
+    """The workdir was moved or deleted during the run."""
+
+
 @contextmanager
-def exclusive_workdir(workdir: Path) -> Iterator[None]:
+def exclusive_workdir(workdir: Path) -> Iterator[Callable[[], None]]:
     """Keeps other runs out of a workdir; the processes of one run share it.
 
     All processes must call it. The first holds the lock. The lock of a process that was
@@ -43,6 +54,10 @@ def exclusive_workdir(workdir: Path) -> Iterator[None]:
     Args:
         workdir: folder of the run; created if needed.
 
+    Yields:
+        A function to call before saving, which raises a WorkdirMovedError if the workdir
+        has been moved or deleted meanwhile.
+
     Raises:
         WorkdirInUseError: if another run uses it.
         ValueError: if it contains a link or a special file, which a run could write to.
@@ -50,20 +65,21 @@ def exclusive_workdir(workdir: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         problem: Exception | None = None
+        check: Callable[[], None] = _nothing
         if jax.process_index() == 0:
             try:
-                stack.enter_context(_held(workdir))
+                check = stack.enter_context(_held(workdir))
             except (ValueError, OSError) as error:
                 problem = error
         if any_process(problem is not None):
             raise problem or ValueError(
                 f"Process 0 cannot use {workdir}; see its output."
             )
-        yield
+        yield check
 
 
 @contextmanager
-def _held(workdir: Path) -> Iterator[None]:
+def _held(workdir: Path) -> Iterator[Callable[[], None]]:
     workdir.mkdir(parents=True, exist_ok=True)
     _check_plain(workdir)
     holder = workdir / HOLDER
@@ -79,21 +95,47 @@ def _held(workdir: Path) -> Iterator[None]:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         ours = {"host": platform.node(), "pid": os.getpid(), "started": now}
         write_atomically(holder, json.dumps(ours))
+
+        def check() -> None:
+            try:
+                same = lock is None or os.path.samestat(
+                    os.fstat(lock), (workdir / LOCK).lstat()
+                )
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise WorkdirMovedError(
+                    f"{workdir} has been moved or deleted while the run was using it. "
+                    "Run the same command with its new path to resume from the last "
+                    "checkpoint."
+                )
+
         try:
-            yield
+            yield check
         finally:
             # A killed process leaves it. It keeps others out on disks without locks.
             holder.unlink(missing_ok=True)
 
 
+def _nothing() -> None:
+    pass
+
+
 def _check_plain(workdir: Path) -> None:
     for folder in (workdir, workdir / "checkpoints"):
         for path in folder.iterdir() if folder.is_dir() else ():
-            mode = path.lstat().st_mode
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # another run is renaming it; the lock will tell
+                continue
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise ValueError(
                     f"{path}: a link or a special file, through which the run could "
                     "change other files; remove it. (The workdir itself may be a link.)"
+                )
+            if path.name in _KINDS and not _KINDS[path.name](mode):
+                raise ValueError(
+                    f"{path}: a run needs this name for something else; remove it"
                 )
 
 

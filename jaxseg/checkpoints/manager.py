@@ -357,13 +357,6 @@ class CheckpointManager:
         and others may have been made by hand.
         """
         if jax.process_index() == 0 and self.directory.is_dir():
-            for old in self.directory.glob(f"[0-9]*{_REPLACED}"):
-                if not old.stem.isdecimal():
-                    continue
-                if int(old.stem) in complete_steps(self.directory):
-                    shutil.rmtree(old)
-                else:
-                    old.rename(old.with_suffix(""))
             complete = set(map(str, complete_steps(self.directory)))
             for path in self.directory.iterdir():
                 if path.name.isdecimal() and path.name not in complete:
@@ -374,6 +367,13 @@ class CheckpointManager:
                         f"{target}.",
                         flush=True,
                     )
+            for old in self.directory.glob(f"[0-9]*{_REPLACED}"):
+                if not (old.stem.isdecimal() and old.is_dir()):
+                    continue
+                if old.stem in complete:
+                    shutil.rmtree(old)
+                else:
+                    old.rename(old.with_suffix(""))
             self._empty_deleted()
         multihost_utils.sync_global_devices("tidy")
 
@@ -477,8 +477,9 @@ def validation_miou(path: Path) -> float:
 def _is_position(data: dict[str, Any]) -> bool:
     """Whether the values of a position in the data have the right types."""
     numbers = [data.get("next_sample"), data["batch_size"]]
-    return all(type(number) is int and number >= 0 for number in numbers) and (
+    return all(type(n) is int and 0 <= n < 2**53 for n in numbers) and (
         isinstance(data.get("callbacks", {}), dict)
+        and isinstance(data.get("evaluation_due", False), bool)
     )
 
 
@@ -536,7 +537,12 @@ def disk_bytes(path: Path) -> int:
             if a file without arrays is so large that reading it would end the process.
     """
     size = 0
-    for folder, _, names in os.walk(path):
+    for folder, folders, names in os.walk(path):
+        for name in folders:
+            if Path(
+                folder, name
+            ).is_symlink():  # not followed here, but when it is read
+                raise corrupt(path, ValueError(f"{Path(folder, name)} is a link"))
         for name in names:
             file = Path(folder, name)
             status = file.stat()

@@ -220,6 +220,11 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="DIR",
         help=f"folder for prepared data (default: {default})",
     )
+    parser.add_argument(
+        "--trust-prepared",
+        action="store_true",
+        help="use prepared data that another user could have written",
+    )
 
 
 def _data_settings(
@@ -251,6 +256,8 @@ def _data_settings(
         data = {"dataset": args.dataset}
     given = {"root": args.data_root, "prepared_dir": args.prepared_dir}
     data |= {key: value for key, value in given.items() if value is not None}
+    if args.trust_prepared:
+        data["trust_prepared"] = True
     return data | args.options, args.batch_size or batch_size
 
 

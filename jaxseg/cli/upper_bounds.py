@@ -78,6 +78,7 @@ def run(args: Namespace) -> int:
         args.split,
         root=args.data_root,
         prepared_dir=args.prepared_dir or PREPARED_DIR,
+        trust_prepared=args.trust_prepared,
         **args.options,
     )
     info = source.info

@@ -113,6 +113,10 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
             file.
     """
     file = _open(Path(path), LARGEST_WHOLE_PX)
+    if channels not in _PIL_MODE:
+        raise ValueError(
+            f"{path}: images are read with 1 or 3 channels, and the network has {channels}"
+        )
     return _to_array(_eight_bit(file, path), _PIL_MODE[channels])
 
 
@@ -256,7 +260,8 @@ def encode_png(array: np.ndarray) -> bytes:
     if array.ndim == 3 and array.shape[2] == 3:
         array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".png", array)
-    assert done
+    if not done:
+        raise ValueError(f"an image of {array.shape} cannot be encoded as PNG")
     return data.tobytes()
 
 

@@ -17,7 +17,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxseg.data.datasets import SegmentationBuilder
-from jaxseg.data.records import META_FILE, Records, checksum
+from jaxseg.data.records import (
+    META_FILE,
+    DamagedDataError,
+    Records,
+    checksum,
+    read_fingerprint,
+)
 from jaxseg.data.trust import check_trusted, explain_denied, protect
 from jaxseg.utils import registry
 from jaxseg.utils.files import (
@@ -79,6 +85,11 @@ def prepare(
                 _prepare(builder, aside, directory)
     if not trust_prepared:
         check_trusted(directory)
+    stored = read_fingerprint(directory)
+    if stored not in (None, directory.name):
+        raise DamagedDataError(
+            directory, f"they are those of {stored}; the folder has been renamed"
+        )
     return directory
 
 
@@ -175,6 +186,7 @@ def _build(builder: SegmentationBuilder) -> Path:
         "palette": builder.palette,
         "channels": builder.channels,
         "sizes": splits,
+        "fingerprint": builder.fingerprint(),
     }
     content = json.dumps(meta | {"checksum": checksum(meta)})
     write_atomically(written / META_FILE, content)
@@ -206,6 +218,8 @@ def _locked(path: Path) -> Iterator[bool]:
             try:
                 lock = stack.enter_context(file_lock(path))
             except FileLockedError:
-                logging.info("Waiting for another process to prepare %s", path.parent)
+                logging.warning(
+                    "Waiting for the process that holds %s and prepares the data", path
+                )
                 lock = stack.enter_context(file_lock(path, wait=True))
         yield lock is not None

@@ -4,6 +4,7 @@ Nothing in these files decides which code runs: the features of a record are kno
 TFDS's own descriptions are not read.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -106,6 +107,19 @@ def read_info(directory: Path) -> tuple[DatasetInfo, Sizes]:
         reason = getattr(error, "strerror", None) or error
         raise DamagedDataError(directory, f"{META_FILE}: {reason}") from error
     return info, sizes
+
+
+def read_fingerprint(directory: Path) -> str | None:
+    """What the data were prepared from; None for data of jaxseg 0.1.
+
+    The description must have been read without an error, or will be: damage that
+    `read_info` reports is not reported here.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        meta = json.loads(read_file(directory / META_FILE))
+        if isinstance(meta, dict) and isinstance(meta.get("fingerprint"), str):
+            return meta["fingerprint"][:32]
+    return None
 
 
 def checksum(content: Any) -> int:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from jaxseg.data.images import decode_image, decode_label
+from jaxseg.data.images import IGNORE, decode_image, decode_label
 from jaxseg.data.prepare import prepare
 from jaxseg.data.records import (
     DamagedDataError,
@@ -82,19 +82,29 @@ class Source:
                 "image": decode_image(
                     record["image"], self.info.channels, self.sizes[index]
                 ),
-                "label": decode_label(record["label"], self.sizes[index]),
-                "name": record["name"].decode(),
+                "label": self._label(record, index),
+                "name": _checked_name(record),
             }
 
     def label(self, index: int) -> np.ndarray:
         """The label map of a record, uint8 [H, W], without decoding its image."""
         with self._record(index) as record:
-            return decode_label(record["label"], self.sizes[index])
+            return self._label(record, index)
 
     def name(self, index: int) -> str:
         """The name of a record, without decoding anything."""
         with self._record(index) as record:
-            return record["name"].decode()
+            return _checked_name(record)
+
+    def _label(self, record: dict[str, bytes], index: int) -> np.ndarray:
+        label = decode_label(record["label"], self.sizes[index])
+        largest = label.max(initial=0, where=label != IGNORE)
+        if largest >= self.info.num_classes:
+            raise ValueError(
+                f"the label {largest} is neither void nor one of the "
+                f"{self.info.num_classes} classes"
+            )
+        return label
 
     @contextmanager
     def _record(self, index: int) -> Iterator[dict[str, bytes]]:
@@ -117,6 +127,15 @@ class Source:
 
     def __repr__(self) -> str:
         return f"Source({str(self.directory)!r}, {self.split!r}), {len(self)} records"
+
+
+def _checked_name(record: dict[str, bytes]) -> str:
+    """The name of a record, which files are named after: it may not lead elsewhere."""
+    name = record["name"].decode()
+    path = PurePath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError("its name cannot be that of a file")
+    return name
 
 
 def create_source(

@@ -199,11 +199,16 @@ def prediction_writer(
         folder: folder of the files, `<name>.png`; missing folders are created.
         palette: K RGB colors.
         name: index of a record to its name.
+
+    Returns:
+        The function; it raises a ValueError if a file would be outside the folder.
     """
 
     def write(index: int, prediction: np.ndarray, label: np.ndarray) -> None:
         del label
         path = folder / f"{name(index)}.png"
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"The prediction {path} would be outside {folder}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         index_png(path, prediction, palette)
 

@@ -21,10 +21,10 @@ def enable_compilation_cache() -> Path | None:
     if chosen is not None:
         return None
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    directory = Path(caches).expanduser() / "jaxseg" / "xla"
     try:
+        directory = Path(caches).expanduser() / "jaxseg" / "xla"
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # the second without a home folder
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     return directory

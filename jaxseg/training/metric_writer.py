@@ -113,7 +113,9 @@ class MetricWriter:
         values = {name: _to_json(value) for name, value in values.items()}
         try:
             # Unbuffered, so that a full disk is noticed here and not when it is closed.
-            self._file.write((json.dumps({"step": step} | values) + "\n").encode())
+            line = (json.dumps({"step": step} | values) + "\n").encode()
+            while line:  # the system may write only a part
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise named(error, self._file.name) from error
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}

@@ -14,7 +14,11 @@ import numpy as np
 from jaxseg import data
 from jaxseg.checkpoints.known_data import remember_data
 from jaxseg.checkpoints.lock import exclusive_workdir
-from jaxseg.checkpoints.manager import CheckpointManager, IncompatibleCheckpointError
+from jaxseg.checkpoints.manager import (
+    CheckpointManager,
+    CorruptCheckpointError,
+    IncompatibleCheckpointError,
+)
 from jaxseg.checkpoints.run import (
     METADATA,
     PretrainedWeights,
@@ -203,10 +207,12 @@ class _Run:
     def run(self, stop: StopSignal) -> dict[str, Any]:
         """See `run`; checks for a signal to stop after each step."""
         distributed.check_shared(self.workdir.absolute())
-        with exclusive_workdir(self.workdir):
-            return self._run(stop)
+        with exclusive_workdir(self.workdir) as check_workdir:
+            return self._run(stop, check_workdir)
 
-    def _run(self, stop: StopSignal) -> dict[str, Any]:
+    def _run(
+        self, stop: StopSignal, check_workdir: Callable[[], None]
+    ) -> dict[str, Any]:
         config, steps = self.config.train, self.config.train.steps
         checkpoints = CheckpointManager(self.workdir)
         largest = distributed.MaxAcrossProcesses(lag=IN_FLIGHT)
@@ -266,6 +272,7 @@ class _Run:
                             self._call("on_evaluation", state, result)
                             writer.restart_clock()
                     if saves:
+                        check_workdir()
                         self.evaluation_due = evaluates and miou is None
                         checkpoints.save(self.done, state, self._position(), miou)
                         self._call("on_save", state, {})
@@ -326,7 +333,13 @@ class _Run:
                 self._check_class_names()
         if found is not None:
             state, position = found
-            self.callbacks.load_state_dict(position.pop("callbacks", {}))
+            try:
+                self.callbacks.load_state_dict(position.pop("callbacks", {}))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise CorruptCheckpointError(
+                    f"The checkpoint of step {int(state.step)} in {self.workdir} is "
+                    f"damaged: state of the callbacks: {error!r:.200}."
+                ) from error
             self.evaluation_due = position.pop("evaluation_due", False)
             self.batches.restore(position)
             return state

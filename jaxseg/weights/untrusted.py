@@ -13,6 +13,7 @@ MAX_BYTES = 2**35
 
 _FREE = 2**28
 _RATIO = 100
+_HOLES = 8  # weights cannot be compressed to an eighth by a file system
 
 
 def allowance(size: int) -> int:
@@ -32,6 +33,12 @@ def guarded(path: str | os.PathLike) -> Iterator[None]:
             raise WeightsError("is not a regular file; use a copy of it.")
         if status.st_size > MAX_BYTES:
             raise WeightsError(f"is larger than {MAX_BYTES:,} bytes.")
+        stored = getattr(status, "st_blocks", status.st_size) * 512
+        if status.st_size > allowance(0) and status.st_size > _HOLES * stored:
+            raise WeightsError(
+                f"has {status.st_size:,} bytes, of which only {stored:,} are stored; the "
+                "others are zeros, so it is no weight file."
+            )
         yield
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from error

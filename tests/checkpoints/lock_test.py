@@ -8,7 +8,13 @@ import sys
 
 import pytest
 
-from jaxseg.checkpoints.lock import HOLDER, LOCK, WorkdirInUseError, exclusive_workdir
+from jaxseg.checkpoints.lock import (
+    HOLDER,
+    LOCK,
+    WorkdirInUseError,
+    WorkdirMovedError,
+    exclusive_workdir,
+)
 from tests.helpers import ROOT
 
 HOLD = """
@@ -132,3 +138,37 @@ def test_a_description_that_is_a_link_is_replaced(tmp_path):
     link.symlink_to(workdir)
     with exclusive_workdir(link):
         pass
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metadata.json", "overlays"])
+def test_names_that_a_run_needs_for_something_else_are_refused(tmp_path, name):
+    if name == "overlays":
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+    with (
+        pytest.raises(ValueError, match=f"{name}: a run needs this name"),
+        exclusive_workdir(tmp_path),
+    ):
+        pass
+
+
+def test_a_workdir_that_is_moved_is_noticed(tmp_path):
+    with exclusive_workdir(tmp_path / "run") as check:
+        check()
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(WorkdirMovedError, match="moved or deleted"):
+            check()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / LOCK).touch()
+        with pytest.raises(WorkdirMovedError, match="moved or deleted"):
+            check()
+
+
+def test_leftovers_of_killed_writes_are_removed(tmp_path):
+    rest = tmp_path / f".metadata.json.{'0' * 32}.tmp"
+    folder = tmp_path / f".mine.{'0' * 32}.tmp"
+    rest.touch()
+    folder.mkdir()
+    with exclusive_workdir(tmp_path):
+        assert not rest.exists() and folder.exists()

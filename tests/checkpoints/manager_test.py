@@ -234,3 +234,28 @@ def test_another_batch_size_names_the_checkpoint(workdir):
         checkpoints.restore_latest(
             STATE, batch_size=3, fallback=False, accept_batch_size=False
         )
+
+
+def test_a_link_to_a_folder_in_a_checkpoint_is_refused(workdir):
+    """A pipe behind it would be waited for."""
+    step = workdir / "checkpoints" / "2"
+    (step / "state").rename(workdir / "elsewhere")
+    (step / "state").symlink_to(workdir / "elsewhere")
+    with pytest.raises(CorruptCheckpointError, match="state is a link"):
+        _restore(workdir)
+
+
+def test_a_folder_of_checkpoints_that_is_a_link_is_not_written_to(workdir, tmp_path):
+    (workdir / "checkpoints").rename(tmp_path / "mine")
+    (workdir / "checkpoints").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="checkpoints: a link"):
+        _save(workdir, 3, 4)
+    assert _names(tmp_path / "mine") == ["1", "2"]
+
+
+def test_a_replacement_beside_half_a_checkpoint(workdir):
+    checkpoints = workdir / "checkpoints"
+    shutil.copytree(checkpoints / "2", checkpoints / "2.replaced")
+    (checkpoints / "2" / "_CHECKPOINT_METADATA").unlink()
+    assert _restore(workdir)[0]["step"] == 2
+    assert _names(checkpoints) == ["1", "2"]

@@ -14,6 +14,8 @@ from absl import logging
 
 from jaxseg.data import Source, create_source
 from jaxseg.data.datasets import BUILDERS, Shapes
+from jaxseg.data.images import encode_png
+from jaxseg.data.records import DamagedRecordError, Records
 
 
 def visible(path):
@@ -375,3 +377,39 @@ def test_a_root_may_begin_at_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     with pytest.raises(ValueError, match=r"/me/street' is not a folder"):
         create_source("folder", "train", root="~/street", prepared_dir=str(tmp_path))
+
+
+def test_two_prepared_folders_cannot_be_exchanged(folder):
+    folder.fill(3)
+    first = folder.source().directory
+    folder.add("other", np.zeros((8, 10, 3), np.uint8), np.ones((8, 10), np.uint8))
+    second = folder.source().directory
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    with pytest.raises(ValueError, match="has been renamed"):
+        folder.source()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": b"../../precious"}, "name cannot be that of a file"),
+        ({"name": b"/tmp/precious"}, "name cannot be that of a file"),
+        ({"name": b""}, "name cannot be that of a file"),
+        ({"label": encode_png(np.full((8, 10), 3, np.uint8))}, "label 3 is neither"),
+    ],
+)
+def test_records_that_lead_elsewhere_or_have_unknown_labels(
+    folder, monkeypatch, change, message
+):
+    """As somebody else may have prepared them."""
+    folder.fill(2)
+    source = folder.source()
+    read = Records.__getitem__
+    monkeypatch.setattr(
+        Records, "__getitem__", lambda self, index: read(self, index) | change
+    )
+    with pytest.raises(DamagedRecordError, match=f"record 1 .*{message}"):
+        source[1]

@@ -321,3 +321,12 @@ def test_every_truncation_is_refused(contents, tmp_path):
             path.write_bytes(wrap(content[:length]))
             with pytest.raises(WeightsError):
                 pytest.fail(f"{kind} {length} {read(path)}")
+
+
+def test_a_file_of_holes_is_no_weight_file(tmp_path):
+    path = tmp_path / "sparse.safetensors"
+    path.write_bytes(safetensors.numpy.save({"a": SIX}))
+    with path.open("rb+") as file:
+        file.truncate(2**33)
+    with pytest.raises(WeightsError, match="it is no weight file"):
+        read(path)
