@@ -357,6 +357,9 @@ class CheckpointManager:
         and others may have been made by hand.
         """
         if jax.process_index() == 0 and self.directory.is_dir():
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                if path.is_symlink() or not path.is_dir():  # Orbax removes folders
+                    path.unlink()
             complete = set(map(str, complete_steps(self.directory)))
             for path in self.directory.iterdir():
                 if path.name.isdecimal() and path.name not in complete:

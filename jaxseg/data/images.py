@@ -117,7 +117,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         raise ValueError(
             f"{path}: images are read with 1 or 3 channels, and the network has {channels}"
         )
-    return _to_array(_eight_bit(file, path), _PIL_MODE[channels])
+    return _to_array(_eight_bit(file, path), _PIL_MODE[channels], path)
 
 
 def expect_large_images() -> None:
@@ -173,7 +173,7 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
     size = image.height, image.width
     if not kept or file.orientation != 1 or not _can_decode(data, size):
         gray = image.mode in ("1", "L", "LA")
-        data = encode_png(_to_array(image, "L" if gray else "RGB"))
+        data = encode_png(_to_array(image, "L" if gray else "RGB", path))
     return data, size
 
 
@@ -213,6 +213,11 @@ def read_mask(path: str | Path) -> Mask:
     _eight_bit(file, path)
     if image.mode == "1" or (image.mode == "L" and bits < 8):
         bits = 1 if image.mode == "1" else bits
+        if bits not in (1, 2, 4):
+            raise ValueError(
+                f"{path}: its header is damaged ({bits} bits per pixel); replace or "
+                "remove it"
+            )
         largest = 2**bits - 1
         # Pillow stretches what is stored to 0..255.
         step = 1 if image.mode == "1" else 255 // largest
@@ -467,7 +472,12 @@ def _eight_bit(file: _File, path: str | Path) -> Image.Image:
     return image
 
 
-def _to_array(image: Image.Image, mode: str) -> np.ndarray:
-    # Converting an image to its own mode would copy it.
-    array = np.asarray(image if image.mode == mode else image.convert(mode))
+def _to_array(image: Image.Image, mode: str, path: str | Path) -> np.ndarray:
+    try:
+        # Converting an image to its own mode would copy it.
+        array = np.asarray(image if image.mode == mode else image.convert(mode))
+    except (AssertionError, ValueError) as error:  # of a palette or its transparency
+        raise ValueError(
+            f"{path}: its colors are damaged ({error}); replace or remove it"
+        ) from error
     return array[..., None] if array.ndim == 2 else array

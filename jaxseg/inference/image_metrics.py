@@ -150,7 +150,9 @@ def load_counts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
         if "boundary" in arrays:
             counts["boundary"] = BoundaryF1(arrays["index"], arrays["boundary"])
         valid = (
-            all(isinstance(name, str) for name in (*names, *images))
+            isinstance(names, list)
+            and isinstance(images, list)
+            and all(isinstance(name, str) for name in (*names, *images))
             and len(images) == len(counts["iou"].index)
             and all(len(names) == count.num_classes for count in counts.values())
         )

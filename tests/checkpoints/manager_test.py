@@ -259,3 +259,17 @@ def test_a_replacement_beside_half_a_checkpoint(workdir):
     (checkpoints / "2" / "_CHECKPOINT_METADATA").unlink()
     assert _restore(workdir)[0]["step"] == 2
     assert _names(checkpoints) == ["1", "2"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_lies_in_the_way_of_a_temporary_folder_is_removed(workdir, tmp_path, kind):
+    """Orbax would wait for it forever."""
+    planted = workdir / "checkpoints" / "3.orbax-checkpoint-tmp"
+    (tmp_path / "mine").mkdir()
+    if kind == "pipe":
+        os.mkfifo(planted)
+    else:
+        planted.symlink_to(tmp_path / "mine")
+    _save(workdir, 3)
+    assert _names(workdir / "checkpoints") == ["2", "3"]
+    assert _names(tmp_path / "mine") == []
