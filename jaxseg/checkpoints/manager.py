@@ -93,7 +93,9 @@ class CheckpointManager:
                 of its files is not a regular file.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
-        if self.directory.is_symlink() or self.directory.is_file():
+        if os.path.lexists(self.directory) and (
+            self.directory.is_symlink() or not self.directory.is_dir()
+        ):
             raise ValueError(
                 f"{self.directory}: a link or a file, where a folder must be; remove it"
             )
