@@ -28,7 +28,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxseg.data import images
 from jaxseg.utils.trees import unflatten
 from jaxseg.weights.mapping import convert
 
@@ -36,6 +38,13 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True)
+def _usual_image_sizes(monkeypatch):
+    """`expect_large_images`, which a test may call, is for a whole process."""
+    monkeypatch.setattr(images, "_expected_px", images._expected_px)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture

@@ -571,7 +571,7 @@ def test_a_corrupt_latest_checkpoint(config, finished, tmp_path):
         ("loss.chunks", 5, "config.loss: chunks.*divide the width 24"),
         ("parallel.space", 8, "does not fit the 4 devices"),
         ("eval.absent", "skip", "must be exclude or zero"),
-        ("loss.name", "dice", "config.loss: .*cross_entropy"),
+        ("loss.name", "entropy", "config.loss: .*cross_entropy"),
         ("optimizer.lr_multipliers", (("x", 2.0),), "config.optimizer: .*'x'"),
         ("train.early_stopping_patience", -1, "early_stopping_patience=-1"),
     ],
