@@ -255,7 +255,14 @@ def test_a_head_is_not_reused_for_other_classes(tmp_path, variables, names, diff
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["class_0", "class_1", "class_2"]])
 def test_classes_without_names_are_not_compared(saved, names):
-    PretrainedWeights(saved, MODEL, class_names=names).initialize(_initial(), RAW)
+    pretrained = PretrainedWeights(saved, MODEL, class_names=names)
+    variables, missing, unused = pretrained.initialize(_initial(), RAW)
+    assert missing == unused == ()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        variables["params"]["head"],
+        jaxseg.load(saved)[1]["params"]["head"],
+    )
 
 
 def test_a_start_from_a_file_is_one_from_the_workdir(saved, variables, tmp_path):
