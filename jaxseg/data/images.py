@@ -426,7 +426,7 @@ def _webp_chunks(data: bytes) -> set[bytes]:
     while at + 8 <= len(data):
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         names.add(name)
-        # A frame has 16 bytes of its own, followed by chunks.
+        # In a frame (ANMF), 16 bytes of its header come before its chunks.
         at += 8 + (16 if name == b"ANMF" else size + size % 2)
     return names
 

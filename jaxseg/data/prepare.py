@@ -17,13 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxseg.data.datasets import SegmentationBuilder
-from jaxseg.data.records import (
-    META_FILE,
-    DamagedDataError,
-    Records,
-    checksum,
-    read_fingerprint,
-)
+from jaxseg.data.records import META_FILE, Records, checksum
 from jaxseg.data.trust import check_trusted, explain_denied, protect
 from jaxseg.utils import registry
 from jaxseg.utils.files import (
@@ -85,11 +79,6 @@ def prepare(
                 _prepare(builder, aside, directory)
     if not trust_prepared:
         check_trusted(directory)
-    stored = read_fingerprint(directory)
-    if stored not in (None, directory.name):
-        raise DamagedDataError(
-            directory, f"they are those of {stored}; the folder has been renamed"
-        )
     return directory
 
 

@@ -4,7 +4,6 @@ Nothing in these files decides which code runs: the features of a record are kno
 TFDS's own descriptions are not read.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -51,12 +50,15 @@ class DatasetInfo:
         class_names: name of each class, by class index.
         palette: RGB tuple in 0..255 of each class, by class index.
         channels: of the images, 1 or 3.
+        fingerprint: of what the data were prepared from, the name of their folder; None
+            for data of jaxseg 0.1.
     """
 
     name: str
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     channels: int
+    fingerprint: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -91,6 +93,7 @@ def read_info(directory: Path) -> tuple[DatasetInfo, Sizes]:
             class_names=tuple(meta["class_names"]),
             palette=tuple((r, g, b) for r, g, b in meta["palette"]),
             channels=meta["channels"],
+            fingerprint=meta.get("fingerprint"),
         )
         sizes = {
             split: [(height, width) for height, width in sizes]
@@ -109,19 +112,6 @@ def read_info(directory: Path) -> tuple[DatasetInfo, Sizes]:
     return info, sizes
 
 
-def read_fingerprint(directory: Path) -> str | None:
-    """What the data were prepared from; None for data of jaxseg 0.1.
-
-    The description must have been read without an error, or will be: damage that
-    `read_info` reports is not reported here.
-    """
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        meta = json.loads(read_file(directory / META_FILE))
-        if isinstance(meta, dict) and isinstance(meta.get("fingerprint"), str):
-            return meta["fingerprint"][:32]
-    return None
-
-
 def checksum(content: Any) -> int:
     """A checksum of JSON values, against damage."""
     return zlib.crc32(json.dumps(content).encode())
@@ -135,6 +125,7 @@ def _checks(info: DatasetInfo, sizes: Sizes) -> dict[str, bool]:
         "palette": len(info.palette) == info.num_classes
         and all(_is_count(v) and v <= 255 for color in info.palette for v in color),
         "channels": info.channels in (1, 3),
+        "fingerprint": isinstance(info.fingerprint, str | None),
         "sizes": len(sizes) > 0
         and all(sizes.values())
         and all(

@@ -174,4 +174,10 @@ def create_source(
         trust_prepared=trust_prepared,
         **options,
     )
-    return Source(directory, split, on_error)
+    source = Source(directory, split, on_error)
+    if source.info.fingerprint not in (None, directory.name):
+        raise DamagedDataError(
+            directory,
+            f"they are those of {source.info.fingerprint:.32}; the folder has been renamed",
+        )
+    return source
