@@ -17,10 +17,10 @@ from jaxseg.parallel.distributed import any_process
 from jaxseg.utils.files import (
     FileLockedError,
     file_lock,
-    read_file,
     remove_leftovers,
     write_atomically,
 )
+from jaxseg.utils.json_file import read_json
 
 LOCK = ".lock"
 """File whose lock the run holds; the system releases it when the process ends."""
@@ -152,8 +152,8 @@ def _in_use(workdir: Path, advice: str = "") -> WorkdirInUseError:
 
 def _read(holder: Path) -> dict[str, Any] | None:
     """What the holder wrote; None if there is no such file or it is damaged."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(read_file(holder, limit=4096))
+    with contextlib.suppress(OSError, ValueError):
+        content = read_json(holder)
         if isinstance(content, dict) and [
             type(content.get(key)) for key in ("host", "pid", "started")
         ] == [str, int, str]:
