@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from jaxseg.weights.mapping import WeightsError
 
 MAX_BYTES = 2**35
-"""Largest weight file that is read; others are larger only where they have holes."""
+"""Bytes of the largest weight file that is read."""
 
 _FREE = 2**28
 _RATIO = 100
