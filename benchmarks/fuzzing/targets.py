@@ -232,7 +232,7 @@ def open_mask(path: Path, rng: random.Random) -> None:
     """A mask file, as numbers and as labels."""
     from jaxseg.data.datasets.classes import Classes
     from jaxseg.data.datasets.labels import LabelReader
-    from jaxseg.data.images import read_mask
+    from jaxseg.data.masks import read_mask
 
     if rng.random() < 0.5:
         mask = read_mask(path)

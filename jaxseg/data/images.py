@@ -1,4 +1,4 @@
-"""Reading of image and mask files, and fast decoding of prepared ones.
+"""Reading of image files, and fast decoding of prepared ones.
 
 Every file is read as a viewer shows it: a rotation in its EXIF data is applied, an
 alpha channel is dropped, CMYK is converted without a color profile. Files that are
@@ -60,35 +60,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE, _COMPRESSION, _EXTRA_SAMPLES = 258, 259, 338  # tags of TIFF
-# None, CCITT, LZW, deflate, PackBits, LZMA, Zstandard.
-_LOSSLESS_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+_BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
 _UNSPECIFIED = 0  # an extra sample that is not alpha
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _SMALLER = "cut it into smaller images"
 _PIL_MODE = {1: "L", 3: "RGB"}
-_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
-_COLOR_MODES = ("RGB", "RGBA", "RGBX")
-_RGB_WEIGHTS = np.array([1 << 16, 1 << 8, 1], np.int32)
-
-
-class Mask(NamedTuple):
-    """A mask as stored, and what a viewer shows.
-
-    Attributes:
-        kind: "gray" for gray levels of 8 bits, "few bits" for 1, 2 or 4 bits, "palette"
-            for indices of a palette, "colors" for red, green and blue, "wide" for
-            numbers of 16 or 32 bits.
-        values: integers [H, W]. Gray levels of 8 bits are 0..255, of `b` bits
-            0..2**b - 1; indices of a palette; colors packed into 24 bits.
-        shown: uint8 [N, 3], the color that a viewer shows for each value; None if the
-            values are colors or have more than 8 bits.
-    """
-
-    kind: str
-    values: np.ndarray
-    shown: np.ndarray | None = None
 
 
 class ImageTooLargeError(ValueError):
@@ -112,12 +89,12 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
             bits per channel, channels of unknown meaning or several pages; names the
             file.
     """
-    file = _open(Path(path), LARGEST_WHOLE_PX)
+    file = open_file(Path(path), LARGEST_WHOLE_PX)
     if channels not in _PIL_MODE:
         raise ValueError(
             f"{path}: images are read with 1 or 3 channels, and the network has {channels}"
         )
-    return _to_array(_eight_bit(file, path), _PIL_MODE[channels], path)
+    return _to_array(check_eight_bit(file, path), _PIL_MODE[channels], path)
 
 
 def expect_large_images() -> None:
@@ -160,7 +137,7 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
         ValueError: see `read_image`; the limits are `LARGEST_RECORD_PX` and
             `LARGEST_RECORD_SIDE`.
     """
-    file = _open(Path(path), LARGEST_RECORD_PX)
+    file = open_file(Path(path), LARGEST_RECORD_PX)
     image, data = file.image, file.data
     if max(image.size) > LARGEST_RECORD_SIDE:
         raise ImageTooLargeError(
@@ -169,7 +146,7 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
         )
     # Many phones write MPO: a JPEG followed by a second image.
     kept = file.header.format in ("PNG", "JPEG", "MPO") and image.mode in ("L", "RGB")
-    _eight_bit(file, path)
+    check_eight_bit(file, path)
     size = image.height, image.width
     if not kept or file.orientation != 1 or not _can_decode(data, size):
         gray = image.mode in ("1", "L", "LA")
@@ -177,87 +154,9 @@ def read_encoded_image(path: str | Path) -> tuple[bytes, tuple[int, int]]:
     return data, size
 
 
-def read_mask(path: str | Path) -> Mask:
-    """Reads a mask file without interpreting it.
-
-    Args:
-        path: a file of a lossless format: PNG, TIFF, BMP, GIF or lossless WebP.
-
-    Returns:
-        The values of the pixels, and the colors that a viewer shows.
-
-    Raises:
-        ValueError: if the file cannot be decoded, was compressed with loss, or contains
-            floats, colors of more than 8 bits or channels of unknown meaning.
-    """
-    file = _open(Path(path), LARGEST_RECORD_PX)
-    image = file.image
-    if lossy := _lossy(file.header, file.data):
-        raise ValueError(
-            f"{path}: {lossy} does not preserve the labels of a mask; save masks as PNG "
-            "from their source, since the labels in this file may already be wrong"
-        )
-    if image.mode == "F":
-        raise ValueError(
-            f"{path}: the mask contains floating-point numbers; save it as 8-bit PNG"
-        )
-    if image.mode in _WIDE_MODES:
-        return Mask("wide", np.asarray(image).astype(np.int64))
-    bits = _bits(file.header, file.data)
-    if image.mode in ("P", "PA"):
-        indices = np.asarray(image.getchannel(0) if image.mode == "PA" else image)
-        colors = np.array(image.getpalette("RGB") or (), np.uint8).reshape(-1, 3)
-        shown = np.zeros((256, 3), np.uint8)
-        shown[: len(colors)] = colors
-        return Mask("palette", indices, shown)
-    _eight_bit(file, path)
-    if image.mode == "1" or (image.mode == "L" and bits < 8):
-        bits = 1 if image.mode == "1" else bits
-        if bits not in (1, 2, 4):
-            raise ValueError(
-                f"{path}: its header is damaged ({bits} bits per pixel); replace or "
-                "remove it"
-            )
-        largest = 2**bits - 1
-        # Pillow stretches what is stored to 0..255.
-        step = 1 if image.mode == "1" else 255 // largest
-        levels = np.linspace(0, 255, largest + 1).astype(np.uint8)
-        values = np.asarray(image).astype(np.uint8) // step
-        return Mask("few bits", values, levels[:, None].repeat(3, axis=1))
-    if image.mode in ("L", "LA"):
-        return gray_mask(np.asarray(image.getchannel(0)))
-    if image.mode not in _COLOR_MODES:
-        raise ValueError(
-            f"{path}: a mask in {image.mode} has no exact colors; save it as a PNG of "
-            "class numbers, or of red, green and blue"
-        )
-    return Mask("colors", pack_colors(np.asarray(image.convert("RGB"))))
-
-
-def gray_mask(levels: np.ndarray) -> Mask:
-    """A mask of 8-bit gray levels, [H, W]."""
-    return Mask("gray", levels, np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1))
-
-
-def pack_colors(colors: np.ndarray) -> np.ndarray:
-    """Packs RGB `[..., 3]` of 0..255 into integers of 24 bits."""
-    # In place; a matrix product of integers takes several times the memory and time.
-    colors = np.asarray(colors)
-    packed = colors[..., 0].astype(np.int32)
-    for channel in (1, 2):
-        packed <<= 8
-        packed |= colors[..., channel]
-    return packed
-
-
-def unpack_colors(packed: np.ndarray) -> np.ndarray:
-    """Unpacks what `pack_colors` returns: uint8 `[..., 3]`."""
-    return (np.asarray(packed)[..., None] // _RGB_WEIGHTS % 256).astype(np.uint8)
-
-
 def is_turned(path: str | Path) -> bool:
     """Whether the EXIF data of an image exchange its height and width."""
-    return _open(Path(path), LARGEST_RECORD_PX).orientation >= 5
+    return open_file(Path(path), LARGEST_RECORD_PX).orientation >= 5
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -322,7 +221,7 @@ def _decode(data: bytes, flags: int, size: tuple[int, int] | None) -> np.ndarray
     return image
 
 
-class _File(NamedTuple):
+class OpenedFile(NamedTuple):
     """A decoded file: its header, the upright image, its bytes, its EXIF orientation."""
 
     header: Image.Image
@@ -331,8 +230,17 @@ class _File(NamedTuple):
     orientation: int
 
 
-def _open(path: Path, largest_px: int) -> _File:
-    """Reads and decodes a file."""
+def open_file(path: Path, largest_px: int) -> OpenedFile:
+    """Reads and decodes a file.
+
+    Args:
+        path: of the file.
+        largest_px: limit of its pixels, unless `expect_large_images` was called.
+
+    Raises:
+        ImageTooLargeError: if it has more pixels.
+        ValueError: if it is of another format, damaged, or has several pages; names it.
+    """
     data = read_file(path, LARGEST_FILE)
     if not data:
         raise ValueError(f"{path}: the file is empty; replace or remove it")
@@ -366,8 +274,11 @@ def _open(path: Path, largest_px: int) -> _File:
         raise ValueError(
             f"{path}: truncated or damaged ({error}); replace or remove it"
         ) from error
-    if header.format == "BMP" and _bits(header, data) != {"1": 1, "L": 8}.get(
-        header.mode, _bits(header, data)
+    if header.format == "BMP" and bits_per_channel(header, data) != {
+        "1": 1,
+        "L": 8,
+    }.get(
+        header.mode, bits_per_channel(header, data)
     ):  # Pillow takes the bits from the number of colors
         raise ValueError(
             f"{path}: a BMP with fewer gray levels than its bits allow cannot be decoded; "
@@ -378,7 +289,7 @@ def _open(path: Path, largest_px: int) -> _File:
         raise ValueError(
             f"{path}: contains {frames} pages or frames; save each to its own file"
         )
-    return _File(header, image, data, orientation)
+    return OpenedFile(header, image, data, orientation)
 
 
 def _orientation(image: Image.Image, path: Path) -> int:
@@ -408,41 +319,19 @@ def _orientation(image: Image.Image, path: Path) -> int:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _lossy(image: Image.Image, data: bytes) -> str | None:
-    """The name of the lossy compression of a file, or None."""
-    if image.format in ("JPEG", "MPO"):
-        return "JPEG"
-    if image.format == "TIFF":
-        method = _tiff_tags(image).get(_COMPRESSION, 1)
-        return None if method in _LOSSLESS_TIFF else f"TIFF with compression {method}"
-    if image.format == "WEBP":
-        return "lossy WebP" if b"VP8 " in _webp_chunks(data) else None
-    return None
-
-
-def _webp_chunks(data: bytes) -> set[bytes]:
-    """The names of the chunks of a WebP file, and of those inside its frames."""
-    names, at = set(), 12
-    while at + 8 <= len(data):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        names.add(name)
-        # In a frame (ANMF), 16 bytes of its header come before its chunks.
-        at += 8 + (16 if name == b"ANMF" else size + size % 2)
-    return names
-
-
-def _tiff_tags(image: Image.Image) -> dict:
+def tiff_tags(image: Image.Image) -> dict:
+    """The tags of a TIFF by number; none for other formats."""
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
+def bits_per_channel(image: Image.Image, data: bytes) -> int:
     """Bits per channel of a file; Pillow's modes do not tell 2 and 4 from 8."""
     if image.format == "PNG":
         return data[24]  # in the header
     if image.format == "BMP":
         old = int.from_bytes(data[14:18], "little") < 16  # the header of OS/2
         return int.from_bytes((data[24:26] if old else data[28:30]), "little")
-    return max(_tiff_tags(image).get(_BITS_PER_SAMPLE, (8,)))
+    return max(tiff_tags(image).get(_BITS_PER_SAMPLE, (8,)))
 
 
 def _check_size(path: Path, size: tuple[int, int], largest_px: int) -> None:
@@ -454,17 +343,19 @@ def _check_size(path: Path, size: tuple[int, int], largest_px: int) -> None:
         )
 
 
-def _eight_bit(file: _File, path: str | Path) -> Image.Image:
+def check_eight_bit(file: OpenedFile, path: str | Path) -> Image.Image:
     """The image; an error unless all channels have at most 8 bits and are known."""
     image = file.image
     # Pillow drops the low byte of 16-bit colors.
-    bits = 8 if file.header.format == "BMP" else _bits(file.header, file.data)
+    bits = (
+        8 if file.header.format == "BMP" else bits_per_channel(file.header, file.data)
+    )
     if image.mode.startswith("I") or image.mode == "F" or bits > 8:
         raise ValueError(
             f"{path}: more than 8 bits per channel (mode {image.mode}); scale the range "
             "of values that matters to 8 bits"
         )
-    if _UNSPECIFIED in _tiff_tags(file.header).get(_EXTRA_SAMPLES, ()):
+    if _UNSPECIFIED in tiff_tags(file.header).get(_EXTRA_SAMPLES, ()):
         raise ValueError(
             f"{path}: has additional channels of unspecified meaning besides "
             f"{image.mode}; save the channels for the network to a separate file"

@@ -18,8 +18,8 @@ from jaxseg.data.images import (
     decode_label,
     read_encoded_image,
     read_image,
-    read_mask,
 )
+from jaxseg.data.masks import read_mask
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 

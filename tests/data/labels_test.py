@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxseg.data.datasets.classes import Classes
 from jaxseg.data.datasets.labels import LabelReader
-from jaxseg.data.images import read_mask
+from jaxseg.data.masks import read_mask
 
 IMAGE = np.zeros((8, 10, 3), np.uint8)
 MASK = np.tile(np.array([0, 1, 2, 1, 0], np.uint8), (8, 2))

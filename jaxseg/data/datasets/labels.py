@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.data.datasets.classes import Classes, check_colors
-from jaxseg.data.images import (
-    IGNORE,
+from jaxseg.data.images import IGNORE
+from jaxseg.data.masks import (
     Mask,
     gray_mask,
     pack_colors,
