@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from jaxseg.data import images
+from jaxseg.data import images, masks
 from jaxseg.data.images import (
     ImageTooLargeError,
     decode_image,
@@ -147,7 +147,8 @@ def test_an_image_too_large_to_be_scored_whole_names_its_size(tmp_path, monkeypa
         read_image(path)
     # An image of a data set may be larger.
     assert read_encoded_image(path)[1] == (6, 8)
-    monkeypatch.setattr(images, "LARGEST_RECORD_PX", 47)
+    for module in (images, masks):
+        monkeypatch.setattr(module, "LARGEST_RECORD_PX", 47)
     for read in (read_encoded_image, read_mask):
         with pytest.raises(ImageTooLargeError, match=r"x\.png: .* is 47"):
             read(path)
