@@ -227,6 +227,10 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+_OWN_SETTINGS = ("prepared_dir", "trust_prepared", "on_error")
+"""Arguments of `create_source` that do not come from the metadata of a stranger."""
+
+
 def _data_settings(
     args: argparse.Namespace, metadata: "RunMetadata"
 ) -> tuple[dict[str, Any], int]:
@@ -249,8 +253,7 @@ def _data_settings(
                 f"You have not trained with the data that {args.workdir} names, so they "
                 f"are not opened unasked. To evaluate on them, add {cure}"
             )
-        untrusted = {"prepared_dir", *(key for key in data if key.startswith("trust"))}
-        data = {key: value for key, value in data.items() if key not in untrusted}
+        data = {key: value for key, value in data.items() if key not in _OWN_SETTINGS}
         batch_size = RunMetadata.eval_batch_size
     if args.dataset not in (None, data.get("dataset")):
         data = {"dataset": args.dataset}

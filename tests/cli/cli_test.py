@@ -20,6 +20,7 @@ from jaxseg import cli
 from jaxseg.checkpoints.known_data import is_known_data, remember_data
 from jaxseg.checkpoints.manager import CheckpointManager
 from jaxseg.checkpoints.run import load, save, write_metadata
+from jaxseg.data import create_source
 from jaxseg.data.images import read_image
 from jaxseg.inference import evaluator
 from jaxseg.inference.image_metrics import load_counts
@@ -184,21 +185,13 @@ def test_evaluate_scores_a_data_set_that_lies_elsewhere(trained, tmp_path):
 @pytest.fixture
 def foreign(trained, tmp_path, monkeypatch):
     """The same workdir as if a stranger had sent it, with settings of its own."""
-    metadata = make_metadata(
-        model=MODEL,
-        class_names=NAMES,
-        palette=PALETTE,
-        normalization=Normalization((120.0,) * 3, (60.0,) * 3),
-        data={
-            "dataset": "folder",
-            "root": str(trained / "data"),
-            "prepared_dir": str(tmp_path / "planted"),
-            "trust_prepared_dir": True,
-        },
-        eval_batch_size=60_000,
-    )
+    metadata = load(trained / "run")[2].replace(step=None, eval_batch_size=60_000)
+    planted = {"prepared_dir": str(tmp_path / "planted"), "trust_prepared": True}
+    planted["on_error"] = "skip"
     shutil.copytree(trained / "run", tmp_path / "foreign")
-    write_metadata(tmp_path / "foreign", metadata)
+    write_metadata(
+        tmp_path / "foreign", metadata.replace(data={**metadata.data, **planted})
+    )
     monkeypatch.setattr("jaxseg.data.source.PREPARED_DIR", str(tmp_path / "default"))
     return tmp_path / "foreign"
 
@@ -219,16 +212,23 @@ def test_a_strangers_workdir_is_evaluated_on_the_data_asked_for(
     foreign, trained, tmp_path, monkeypatch
 ):
     sizes, create = [], evaluator.Evaluator.__init__
+    settings = []
 
     def watched(self, *args, batch_size, **kwargs):
         sizes.append(batch_size)
         create(self, *args, batch_size=batch_size, **kwargs)
 
+    def watched_source(**kwargs):
+        settings.append(kwargs)
+        return create_source(**kwargs)
+
     monkeypatch.setattr(evaluator.Evaluator, "__init__", watched)
+    monkeypatch.setattr("jaxseg.data.create_source", watched_source)
     args = ("evaluate", "--workdir", foreign, "--data-root", trained / "data")
     assert run(*args, "--prepared-dir", tmp_path / "chosen") == 0
     assert run(*args, "--prepared-dir", tmp_path / "chosen", "--batch-size", "5") == 0
     assert sizes == [8, 5]
+    assert not any({"trust_prepared", "on_error"} & {*given} for given in settings)
     assert (tmp_path / "chosen" / "folder").is_dir()
     assert not (tmp_path / "planted").exists()
 
