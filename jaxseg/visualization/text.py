@@ -95,7 +95,7 @@ def _system_fonts() -> tuple[Font, ...]:
 
 
 def _font_folders() -> list[Path]:
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # stays "~" where there is no home folder
     if sys.platform == "win32":
         return [Path(os.environ.get("WINDIR", "C:/Windows"), "Fonts")]
     if sys.platform == "darwin":

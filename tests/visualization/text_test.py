@@ -36,6 +36,17 @@ def test_characters_without_a_font_are_escaped(name, no_system_fonts):
     assert not has_boxes(name)
 
 
+def test_fonts_are_found_without_a_home_folder(monkeypatch):
+    """As in a container that runs as a user without an entry in /etc/passwd."""
+
+    def getpwuid(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    assert text._font_folders()
+
+
 def test_ascii_needs_no_other_font(monkeypatch):
     monkeypatch.setattr(text, "_system_fonts", lambda: pytest.fail("searched"))
     assert drawable("road sign")[0] == "road sign"
