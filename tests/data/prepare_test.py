@@ -159,23 +159,9 @@ def test_what_is_in_the_place_of_the_data_is_named(folder, tmp_path):
     assert not list(directory.parent.glob(".preparing-*"))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
-    if (
-        not shutil.which("mount")
-        or subprocess.run(mount, capture_output=True).returncode
-    ):
-        pytest.skip("cannot mount a file system")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
 @pytest.mark.parametrize("free", [2**20, 2**14])
-def test_a_full_disk_is_named_and_nothing_is_left_on_it(small_disk, free):
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(mount_disk, free):
+    small_disk = mount_disk(2**20)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(2**20 - free))
     options = {"prepared_dir": small_disk / "prepared", "val_examples": 1}

@@ -26,11 +26,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return tmp_path_factory.mktemp("prepared")
-
-
 @pytest.fixture
 def config(prepared):
     config = tiny_config(prepared)

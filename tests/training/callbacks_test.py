@@ -18,11 +18,6 @@ from jaxseg.training.step import train_step
 from tests.helpers import tiny_config
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return tmp_path_factory.mktemp("prepared")
-
-
 @pytest.fixture
 def config(prepared):
     """Six steps of a very small network, evaluated after every second one."""

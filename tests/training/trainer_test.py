@@ -32,11 +32,6 @@ from tests.helpers import tiny_config
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return tmp_path_factory.mktemp("prepared")
-
-
 def _config(prepared) -> ConfigDict:
     """Six steps of a very small network, evaluated after three and six."""
     config = tiny_config(prepared)
