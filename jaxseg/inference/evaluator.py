@@ -180,8 +180,8 @@ def _local(output: jax.Array, axes: int = 0) -> np.ndarray:
     """This process's shard of a split output, in the order of its batch.
 
     Args:
-        output: of a step; each image has this number of axes.
-        axes: number of axes without that of the batch.
+        output: of a step.
+        axes: number of axes of each image's output.
     """
     # Devices that share the rows of images have a copy each.
     shards = {s.index[0].start or 0: s.data for s in output.addressable_shards}
