@@ -23,6 +23,7 @@ from jaxseg.utils import registry
 from jaxseg.utils.files import (
     PREPARED_DIR,
     FileLockedError,
+    expand_home,
     file_lock,
     write_atomically,
 )
@@ -63,7 +64,7 @@ def prepare(
         UntrustedDataError: if another user could have written the prepared data.
         OSError: if the folder cannot be written to, or the disk is full.
     """
-    parent = Path(prepared_dir).expanduser() / dataset
+    parent = expand_home(prepared_dir) / dataset
     aside = parent / f".preparing-{uuid.uuid4().hex}"
     builder = _create_builder(dataset, root, aside, options)
     directory = parent / builder.fingerprint()
@@ -148,7 +149,7 @@ def _create_builder(
             f"{', '.join(known) or 'none'}"
         )
     if "root" in signature.parameters:
-        options = {"root": root and str(Path(root).expanduser()), **options}
+        options = {"root": root and str(expand_home(root)), **options}
     elif root:
         raise ValueError(
             f"data set {dataset!r} is synthetic and has no root; leave the root empty "

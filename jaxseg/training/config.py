@@ -18,6 +18,7 @@ from jaxseg.ops.image_normalization import Normalization
 from jaxseg.training.default_config import default_config
 from jaxseg.training.errors import ConfigError, config_section
 from jaxseg.utils import registry
+from jaxseg.utils.files import expand_home
 from jaxseg.utils.names import suggest_name
 from jaxseg.utils.trees import path_name
 from jaxseg.weights.mapping import IMAGENET
@@ -138,7 +139,7 @@ def dataset_kwargs(config: Config) -> dict[str, Any]:
     return {
         "dataset": section.dataset,
         # Absolute, so that the workdir can be evaluated from any directory.
-        "root": section.root and str(Path(section.root).expanduser().resolve()),
+        "root": section.root and str(expand_home(section.root).resolve()),
         "prepared_dir": section.prepared_dir,
         **section.options.to_dict(),
     }

@@ -35,6 +35,20 @@ class FileLockedError(OSError):
     """Another process holds the lock."""
 
 
+def expand_home(path: str | os.PathLike) -> Path:
+    """The path with a leading `~` replaced by the home folder.
+
+    Raises:
+        ValueError: if there is no home folder, as for a user without an account.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: this user has no home folder; set HOME, or use a path without ~"
+        ) from error
+
+
 def read_file(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> bytes:
     """Reads a regular file completely.
 

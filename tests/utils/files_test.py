@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jaxseg.utils.files import (
     FileLockedError,
     atomic_path,
+    expand_home,
     file_lock,
     read_file,
     write_atomically,
@@ -32,6 +34,19 @@ def test_special_files_are_refused_at_once(tmp_path, kind):
             path.symlink_to("/dev/zero")
     with pytest.raises(ValueError, match=f"{kind}: not a regular file"):
         read_file(path)
+
+
+def test_a_missing_home_folder_is_named(monkeypatch):
+    assert expand_home("~/data") == Path(os.path.expanduser("~/data"))
+
+    def getpwuid(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    assert expand_home("/data") == Path("/data")
+    with pytest.raises(ValueError, match="~/data: this user has no home folder"):
+        expand_home("~/data")
 
 
 def test_large_files_are_not_read(tmp_path):
