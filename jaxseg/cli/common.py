@@ -250,8 +250,8 @@ def _data_settings(
             if root or data.get("dataset") == FOLDER_DATASET["dataset"]:
                 cure = f"--data-root {shlex.quote(str(root)) if root else 'DIR'}"
             raise ValueError(
-                f"You have not trained with the data that {args.workdir} names, so they "
-                f"are not opened unasked. To evaluate on them, add {cure}"
+                "The data of a workdir are opened automatically only if you have trained "
+                f"with them on this machine. To evaluate {args.workdir}, add {cure}"
             )
         data = {key: value for key, value in data.items() if key not in _OWN_SETTINGS}
         batch_size = RunMetadata.eval_batch_size

@@ -203,7 +203,7 @@ def test_a_strangers_workdir_opens_no_folder_unasked(
         args = (command, "--workdir", foreign, "--output", tmp_path / "out")
         assert run(*args) == 1
         error = capsys.readouterr().err
-        assert "You have not trained with the data" in error
+        assert "only if you have trained" in error
         assert f"add --data-root {trained / 'data'}" in error
     assert not (tmp_path / "planted").exists()
 
